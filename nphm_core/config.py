@@ -1,0 +1,163 @@
+"""The settings of every stage: the only source of the schema, the defaults and the reference page.
+
+Unknown keys are errors that name the nearest known key. Settings are frozen. A core function takes its own section,
+never the whole config. Paths, threads and memory belong to rules and profiles.
+"""
+
+import difflib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nphm_core.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TemplateConfig(Section):
+    """Which head model is the template."""
+
+    source: str = Field("embedded", description="`embedded`, or the path of a model in FLAME's layout or of GNM")
+    n_identity: int = Field(100, ge=1, description="identity components that the fit uses at most")
+    n_expression: int = Field(100, ge=0, description="expression components that the fit uses at most")
+
+
+class IngestConfig(Section):
+    """Reading a scan as delivered."""
+
+    min_triangles: int = Field(500, description="fewer triangles in the main component are no head scan")
+    component_share: float = Field(0.05, description="components with less than this share of the area are dropped")
+
+
+class RenderConfig(Section):
+    """Finding the face and rendering it."""
+
+    image_pixels: int = Field(768, ge=128, description="edge of the square frontal image")
+    fov_degrees: float = Field(20.0, gt=1, lt=90, description="vertical field of view of the camera")
+    backend: Literal["auto", "egl", "osmesa", "raycast"] = Field("auto", description="how pictures are made")
+    min_confidence: float = Field(0.5, gt=0, lt=1, description="MediaPipe's confidence for a face; lower finds junk")
+
+
+class LandmarksConfig(Section):
+    """2D landmarks in several views."""
+
+    min_confidence: float = Field(0.5, gt=0, lt=1, description="MediaPipe's confidence for a face; lower finds junk")
+    max_spread_px: float = Field(12.0, gt=0, description="median spread over the views above which no scan is trusted")
+
+
+class BackprojectConfig(Section):
+    """From pictures to points on the scan."""
+
+    max_jump_mm: float = Field(6.0, gt=0, description="depth jump around a ray that rejects its hit")
+    max_spread_mm: float = Field(6.0, gt=0, description="spread of a landmark over the views that rejects it")
+
+
+class FlameFitConfig(Section):
+    """Fit of the linear head model."""
+
+    n_iterations: int = Field(24, ge=1, description="Levenberg-Marquardt iterations in all")
+    landmark_weight: float = Field(1.0, ge=0, description="weight of the landmark term")
+    identity_prior: float = Field(0.3, ge=0, description="weight of the squared identity coefficients")
+    expression_prior: float = Field(0.3, ge=0, description="weight of the squared expression coefficients")
+    robust_mm: float = Field(2.0, gt=0, description="scale of the Geman-McClure kernel at the end")
+    max_distance_mm: float = Field(10.0, gt=0, description="correspondences farther away are rejected at the end")
+    share_identity: bool = Field(True, description="take the identity of the subject's neutral for its other scans")
+
+
+class SubdivideConfig(Section):
+    """Refinement of the template's triangles."""
+
+    levels: int = Field(2, ge=0, le=3, description="times every triangle is cut in four")
+    region: Literal["head", "face"] = Field("head", description="what is refined: all, or the face region only")
+
+
+class ArapConfig(Section):
+    """As-rigid-as-possible fine registration."""
+
+    stiffness_start: float = Field(1.0, gt=0, description="weight of the rigidity term at the coarsest level's start")
+    stiffness_end: float = Field(0.05, gt=0, description="weight of the rigidity term at the end")
+    robust_start_mm: float = Field(5.0, gt=0, description="scale of the Welsch kernel at the start")
+    robust_end_mm: float = Field(0.5, gt=0, description="scale of the Welsch kernel at the end")
+    max_distance_mm: float = Field(10.0, gt=0, description="correspondences farther away are rejected")
+    max_normal_angle_degrees: float = Field(60.0, gt=0, lt=90, description="normals that differ more are rejected")
+    iterations: tuple[int, ...] = Field((4, 4, 2), description="outer iterations, coarse level first")
+
+
+class WatertightConfig(Section):
+    """Checks of scan and registration, and the closed scan."""
+
+    max_hole_edges: int = Field(5000, ge=3, description="boundary loops with more edges stay open")
+
+
+class SampleSdfConfig(Section):
+    """Training samples of the signed distance."""
+
+    n_surface: int = Field(200_000, ge=0, description="points on the scan's surface")
+    n_near: int = Field(200_000, ge=0, description="points near the surface, with their signed distance")
+    n_far: int = Field(50_000, ge=0, description="points in the ball around the head, with their signed distance")
+    near_std_mm: tuple[float, ...] = Field((1.0, 5.0), description="standard deviations of the near points' offset")
+    min_sign_margin: float = Field(0.2, ge=0, le=0.5, description="winding numbers this near to one half: no trust")
+
+
+class SampleDeltaConfig(Section):
+    """Training samples of the expression deformation."""
+
+    region: Literal["face", "head"] = Field("head", description="vertices that are stored")
+
+
+class EvaluateConfig(Section):
+    """Measures and verdict of a scan."""
+
+    max_median_mm: float = Field(0.2, gt=0, description="median distance on the face above which it is suspicious")
+    max_p95_mm: float = Field(1.0, gt=0, description="95th percentile on the face above which it is suspicious")
+    failed_median_mm: float = Field(1.0, gt=0, description="median distance on the face above which it has failed")
+    picture_pixels: int = Field(384, ge=64, description="edge of one tile of the quality picture")
+    colour_max_mm: float = Field(1.0, gt=0, description="distance at the end of the colour bar")
+
+
+class Config(Section):
+    """All that a user may change."""
+
+    scans: str = Field("demo/scans.tsv", description="scan table, or folder in the NPHM data-set layout")
+    results: str = Field("results", description="folder for everything that is made")
+    cache: str = Field(".cache", description="folder for what depends on the template only")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    canonical: Literal["open", "closed"] = Field("open", description="which neutral defines canonical space")
+    max_failed_share: float = Field(1.0, ge=0, le=1, description="a run with more failed scans than this is an error")
+    template: TemplateConfig = TemplateConfig()
+    ingest: IngestConfig = IngestConfig()
+    render: RenderConfig = RenderConfig()
+    landmarks: LandmarksConfig = LandmarksConfig()
+    backproject: BackprojectConfig = BackprojectConfig()
+    flame_fit: FlameFitConfig = FlameFitConfig()
+    subdivide: SubdivideConfig = SubdivideConfig()
+    arap: ArapConfig = ArapConfig()
+    watertight: WatertightConfig = WatertightConfig()
+    sample_sdf: SampleSdfConfig = SampleSdfConfig()
+    sample_delta: SampleDeltaConfig = SampleDeltaConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def read_section(model: type[Section], data: dict[str, Any], where: str = "") -> Any:
+    """Check a mapping against a section; ConfigError names the key, what was expected and the nearest known key."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(model, item, where) for item in error.errors())) from None
+
+
+def _explain(model: type[BaseModel], item: Any, where: str) -> str:
+    path = [str(part) for part in item["loc"]]
+    name = ".".join(([where] if where else []) + path)
+    if item["type"] != "extra_forbidden":
+        return f"the setting {name} is {item['input']!r}: {item['msg']}. Change it in the config"
+    known: Any = model
+    for part in path[:-1]:
+        known = known.model_fields[part].annotation
+    near = difflib.get_close_matches(path[-1], known.model_fields, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known.model_fields)}"
+    return f"the setting {name} is unknown; {hint} Correct or remove it in the config"

@@ -1,0 +1,56 @@
+"""The exceptions that a user may see.
+
+Every message says what is wrong, what was expected, and what to do; paths and subject ids stand at its end,
+so that the first half can be posted in public.
+"""
+
+
+class NphmError(Exception):
+    """Base of every error that wrong data, files or settings can cause.
+
+    Anything else that escapes a command is a bug of ours.
+    """
+
+
+class ConfigError(NphmError):
+    """A setting is unknown, has a wrong type, or contradicts another one."""
+
+
+class ScanTableError(NphmError):
+    """The scan table cannot be used as it is."""
+
+
+class ScanFileError(NphmError):
+    """A scan file cannot be read, or what it holds is no surface."""
+
+
+class ScanUnitError(NphmError):
+    """The scan's unit contradicts the size of the head in it."""
+
+
+class FaceNotFoundError(NphmError):
+    """No face was found in any view of a scan."""
+
+
+class SeveralFacesError(NphmError):
+    """More than one head was found in one scan."""
+
+
+class LandmarkError(NphmError):
+    """The landmarks of a scan cannot be trusted."""
+
+
+class TemplateError(NphmError):
+    """A template or head model file is missing, damaged or of an unknown kind."""
+
+
+class TopologyError(NphmError):
+    """A mesh does not have the topology of the template that it is used with."""
+
+
+class RegistrationError(NphmError):
+    """The template could not be brought to the scan."""
+
+
+class SamplingError(NphmError):
+    """Training samples cannot be drawn from these meshes."""
