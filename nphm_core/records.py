@@ -1,0 +1,108 @@
+"""Records: what a stage did to a scan, and what it wrote. Snakemake tracks these files.
+
+A record says ok, failed or blocked, why, and the size and digest of each artifact. It holds no time and no host, so
+that the same work gives the same bytes and what depends on it is not made again. Because Snakemake removes a rule's
+outputs before it runs the rule, a hidden copy of the record stays beside it: with it a stage that is asked again for
+what it has already made sees that, and stops. Imported by the Snakefile: standard library only.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nphm_core.stages import STAGES, record_path
+
+
+def digest_of(value: Any) -> str:
+    """Give the SHA-256 of a JSON-able value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Give the SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_artifact(path: Path) -> dict[str, Any]:
+    """Give what a record keeps of a file: its size and digest."""
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def result_digest(record: dict[str, Any]) -> str:
+    """Give the digest of what later stages can see of a record."""
+    return digest_of({key: record.get(key) for key in ("status", "metrics", "artifacts", "reason")})
+
+
+def read_record(results: Path, scan_id: str, stage: str) -> dict[str, Any] | None:
+    """Read a stage's record of a scan; None if there is none."""
+    path = Path(record_path(str(results), scan_id, stage))
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def write_record(results: Path, scan_id: str, stage: str, record: dict[str, Any]) -> None:
+    """Write a record and its hidden copy, each complete or not at all."""
+    path = Path(record_path(str(results), scan_id, stage))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+    for target in (_hidden(path), path):
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        temporary.write_text(text)
+        os.replace(temporary, target)
+
+
+def current_record(results: Path, scan_id: str, stage: str, key: str) -> dict[str, Any] | None:
+    """Give the hidden copy of a record if it was made from the same inputs and every artifact is still as it says."""
+    path = _hidden(Path(record_path(str(results), scan_id, stage)))
+    try:
+        record = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    if record.get("key") != key:
+        return None
+    folder = scan_folder(results, scan_id)
+    for name, facts in record["artifacts"].items():
+        if not (folder / name).is_file() or describe_artifact(folder / name) != facts:
+            return None
+    return record
+
+
+def scan_folder(results: Path, scan_id: str) -> Path:
+    """Give the folder that holds everything of one scan."""
+    return Path(results) / "scans" / scan_id
+
+
+def damaged_artifacts(results: str, scan_id: str, stage: str) -> list[str]:
+    """List artifacts of a stage that its record names and that are gone or have another size."""
+    record = read_record(Path(results), scan_id, stage)
+    if record is None:
+        return []
+    folder = scan_folder(Path(results), scan_id)
+    return [name for name, facts in record["artifacts"].items() if _size(folder / name) != facts["bytes"]]
+
+
+def stale_records(results: str, scan_ids: Iterable[str]) -> list[str]:
+    """List the records, of all scans and stages, whose artifacts are gone or have another size."""
+    return [
+        record_path(results, scan_id, stage)
+        for scan_id in scan_ids
+        for stage in STAGES
+        if damaged_artifacts(results, scan_id, stage)
+    ]
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}")

@@ -1,0 +1,252 @@
+"""What the commands of all per-scan stages share: options, reuse of what is current, verdicts, atomic writes.
+
+Each stage's script gives one function that takes a job and writes its artifacts into `job.out`. Everything else is
+here: one scan or many in one process, a failed scan never stopping the next, artifacts moved into the scan's folder
+only when all of them are complete, and the record written last.
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nphm_core.config import Config, Section, read_section
+from nphm_core.errors import NphmError
+from nphm_core.records import (
+    current_record,
+    describe_artifact,
+    digest_of,
+    file_digest,
+    read_record,
+    result_digest,
+    scan_folder,
+    write_record,
+)
+from nphm_core.stages import STAGES, TEMPLATE_VERSION, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nphm_core.template.template import Template
+
+log = logging.getLogger("nphm")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage's work on one scan, as its function sees it."""
+
+    scan_id: str
+    stage: Stage
+    results: Path
+    out: Path
+    """Staging folder: the stage writes its artifacts here."""
+    settings: Any
+    """The stage's section of the config."""
+    seed: int
+    template_folder: Path | None
+    options: argparse.Namespace
+    """All options of the command, for those that only one stage has."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this scan, to read from."""
+        return scan_folder(self.results, self.scan_id)
+
+    @property
+    def rng(self) -> "np.random.Generator":
+        """A fresh generator that depends on seed, stage and scan only."""
+        from nphm_core.seeds import rng_for
+
+        return rng_for(self.seed, self.stage.name, self.scan_id)
+
+    @cached_property
+    def row(self) -> dict[str, Any]:
+        """What the scan table says of this scan, as ingest recorded it."""
+        return self.record("ingest")["metrics"]["row"]
+
+    @cached_property
+    def template(self) -> "Template":
+        """The template; read once a job."""
+        from nphm_core.template.template import read_template
+
+        if self.template_folder is None:
+            raise ValueError(f"the stage {self.stage.name} does not use the template")
+        return read_template(self.template_folder)
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """Give the record of an earlier stage of this scan."""
+        record = read_record(self.results, self.scan_id, stage)
+        if record is None:
+            raise NphmError(f"no record of {stage} exists. Run that stage first. Scan {self.scan_id}")
+        return record
+
+    def related(self, role: str) -> Path | None:
+        """Give the folder of the subject's `identity` or `canonical` scan; None if it is this one or there is none."""
+        other = _related_scan(self.results, self.scan_id, role)
+        return scan_folder(self.results, other) if other else None
+
+
+Process = Callable[[Job], dict[str, Any]]
+
+
+def stage_command(
+    name: str, process: Process, *, extra: Callable[[argparse.ArgumentParser], None] | None = None
+) -> None:
+    """Run a stage's command line; exits 0 when every scan has a verdict, 2 for a wrong call.
+
+    Trouble of the machine (disk full, out of memory) is no verdict on a scan: it ends the process with an error, so
+    that the scheduler may try again.
+    """
+    stage = STAGES[name]
+    options = _parser(stage, process, extra).parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    settings = read_section(Config.model_fields[name].annotation, json.loads(options.settings), name)
+    failed = 0
+    for scan_id in options.scans:
+        started = time.process_time()
+        record = run_stage(stage, process, scan_id, settings, options)
+        failed += record["status"] == "failed"
+        _log_verdict(record, time.process_time() - started)
+    if failed:
+        log.info("%d of %d scans failed here; their records say why", failed, len(options.scans))
+
+
+def run_stage(
+    stage: Stage, process: Process, scan_id: str, settings: Section, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Bring one scan through a stage, or see that nothing is to be done, and give its record."""
+    results = Path(options.results)
+    key, blocked_by = _stage_key(stage, scan_id, settings, options)
+    record = current_record(results, scan_id, stage.name, key)
+    if record is not None:
+        write_record(results, scan_id, stage.name, record)
+        log.info("nothing to do: the results are those of the same inputs, settings and version")
+        return record
+    record = {"scan": scan_id, "stage": stage.name, "version": stage.version, "key": key, "artifacts": {}, "metrics": {}}
+    if blocked_by and not stage.tolerates_failure:
+        _remove_artifacts(stage, scan_folder(results, scan_id), keep=set())
+        record |= {"status": "blocked", "reason": f"the stage {blocked_by} has no result", "blocked_by": blocked_by}
+    else:
+        record |= _attempt(stage, process, scan_id, settings, options)
+    write_record(results, scan_id, stage.name, record)
+    return record
+
+
+def _attempt(
+    stage: Stage, process: Process, scan_id: str, settings: Section, options: argparse.Namespace
+) -> dict[str, Any]:
+    folder = scan_folder(Path(options.results), scan_id)
+    staging = folder / f".{stage.name}.{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    template = Path(options.template) if stage.uses_template else None
+    job = Job(scan_id, stage, Path(options.results), staging, settings, options.seed, template, options)
+    try:
+        metrics = process(job)
+        missing = [name for name in stage.artifacts if not (staging / name).is_file()]
+        if missing:
+            raise RuntimeError(f"the stage {stage.name} did not write {', '.join(missing)}")
+        outcome = {"status": "ok", "reason": "", "warnings": metrics.pop("warnings", []), "metrics": metrics}
+    except (MemoryError, OSError):
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    except NphmError as error:
+        outcome = {"status": "failed", "reason": str(error), "error": type(error).__name__}
+    except Exception as error:
+        log.exception("unexpected error: please report it with this log")
+        outcome = {"status": "failed", "reason": f"internal error: {error}", "error": type(error).__name__}
+    return outcome | {"artifacts": _move_artifacts(stage, staging, folder)}
+
+
+def _move_artifacts(stage: Stage, staging: Path, folder: Path) -> dict[str, Any]:
+    """Move what the stage wrote (after a failure: pictures of it) and remove what an earlier run left."""
+    names = sorted(path.name for path in staging.iterdir())
+    for name in names:
+        os.replace(staging / name, folder / name)
+    staging.rmdir()
+    _remove_artifacts(stage, folder, keep=set(names))
+    return {name: describe_artifact(folder / name) for name in names}
+
+
+def _remove_artifacts(stage: Stage, folder: Path, keep: set[str]) -> None:
+    for name in {*stage.artifacts, *stage.optional_artifacts} - keep:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _stage_key(
+    stage: Stage, scan_id: str, settings: Section, options: argparse.Namespace
+) -> tuple[str, str | None]:
+    """Give the digest of everything the result depends on, and the first earlier stage that has no result."""
+    results = Path(options.results)
+    needed = [(scan_id, name) for name in stage.needs]
+    for role, names in (("identity", stage.needs_identity), ("canonical", stage.needs_canonical)):
+        other = _related_scan(results, scan_id, role) if names else None
+        needed += [(other, name) for name in names] if other else []
+    inputs, blocked_by = {}, None
+    for other, name in needed:
+        record = read_record(results, other, name)
+        if record is None:
+            raise NphmError(f"no record of {name} exists. Run that stage first. Scan {other}")
+        inputs[f"{other}:{name}"] = result_digest(record)
+        # A failed identity or canonical scan does not block the subject's others: the stage copes and warns.
+        if record["status"] != "ok" and blocked_by is None and other == scan_id:
+            blocked_by = record.get("blocked_by", name)
+    facts = {
+        "stage": stage.name,
+        "version": stage.version,
+        "settings": settings.model_dump(mode="json"),
+        "seed": options.seed,
+        "inputs": inputs,
+    }
+    if stage.uses_template:
+        facts["template"] = [TEMPLATE_VERSION, file_digest(Path(options.template) / "template.json")]
+    if stage.name == "ingest":
+        facts["source"] = _source_facts(scan_id, options)
+    return digest_of(facts), blocked_by
+
+
+def _source_facts(scan_id: str, options: argparse.Namespace) -> dict[str, Any]:
+    from nphm_core.io.scan_table import read_scan_table, row_facts
+
+    table = read_scan_table(Path(options.table))
+    facts = row_facts(table, scan_id, options.canonical)
+    files = {key: Path(str(facts[key])) for key in ("path", "texture", "mask", "landmarks") if facts.get(key)}
+    return {"row": facts, "files": {key: file_digest(path) if path.is_file() else "" for key, path in files.items()}}
+
+
+def _related_scan(results: Path, scan_id: str, role: str) -> str | None:
+    record = read_record(results, scan_id, "ingest")
+    other = (record or {}).get("metrics", {}).get("row", {}).get(f"{role}_scan")
+    return other if other and other != scan_id else None
+
+
+def _log_verdict(record: dict[str, Any], cpu_s: float) -> None:
+    level = {"ok": logging.INFO, "blocked": logging.WARNING, "failed": logging.ERROR}[record["status"]]
+    log.log(level, "%s: %s %s (%.2f CPU seconds)", record["scan"], record["status"], record["reason"], cpu_s)
+    for warning in record.get("warnings", []):
+        log.warning("%s: %s", record["scan"], warning)
+
+
+def _parser(
+    stage: Stage, process: Process, extra: Callable[[argparse.ArgumentParser], None] | None
+) -> argparse.ArgumentParser:
+    module = sys.modules[process.__module__]
+    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{stage.name}", description=module.__doc__)
+    parser.add_argument("scans", nargs="+", metavar="SUBJECT/EXPRESSION", help="scans to work on, one or many")
+    parser.add_argument("--results", required=True, help="folder of the results")
+    parser.add_argument("--settings", default="{}", help=f"JSON of the config's section `{stage.name}`")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    if stage.uses_template:
+        parser.add_argument("--template", required=True, help="folder of the template")
+    if extra is not None:
+        extra(parser)
+    return parser
