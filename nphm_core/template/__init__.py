@@ -1,0 +1,1 @@
+"""The template: head model, landmark embedding, regions, anchors."""
