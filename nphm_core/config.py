@@ -100,6 +100,8 @@ class SampleSdfConfig(Section):
     n_near: int = Field(200_000, ge=0, description="points near the surface, with their signed distance")
     n_far: int = Field(50_000, ge=0, description="points in the ball around the head, with their signed distance")
     near_std_mm: tuple[float, ...] = Field((1.0, 5.0), description="standard deviations of the near points' offset")
+    far_radius_mm: float = Field(200.0, gt=0, description="radius of the far points' ball, around the canonical origin")
+    face_distance_mm: float = Field(50.0, gt=0, description="surface this near to the face region counts as face")
     min_sign_margin: float = Field(0.2, ge=0, le=0.5, description="winding numbers this near to one half: no trust")
 
 
