@@ -10,25 +10,6 @@ ONE_FACE = np.array([[0, 1, 2]])
 NO_FACES = np.zeros((0, 3), np.int64)
 
 
-def sphere(radius: float, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give a closed sphere of n rings by n segments, poles included."""
-    polar, azimuth = np.linspace(0, np.pi, n + 1)[1:-1], np.linspace(0, 2 * np.pi, n, endpoint=False)
-    u, v = np.meshgrid(polar, azimuth, indexing="ij")
-    ring = np.stack([np.sin(u) * np.cos(v), np.sin(u) * np.sin(v), np.cos(u)], axis=-1).reshape(-1, 3)
-    vertices = radius * np.concatenate([ring, [[0, 0, 1], [0, 0, -1]]])
-    a = np.arange(n - 2)[:, None] * n + np.arange(n)
-    b = np.arange(n - 2)[:, None] * n + (np.arange(n) + 1) % n
-    first, second = np.arange(n), (np.arange(n) + 1) % n
-    last = (n - 2) * n
-    parts = [
-        np.stack([a, a + n, b], axis=-1).reshape(-1, 3),
-        np.stack([b, a + n, b + n], axis=-1).reshape(-1, 3),
-        np.stack([np.full(n, (n - 1) * n), first, second], axis=-1),
-        np.stack([np.full(n, (n - 1) * n + 1), last + second, last + first], axis=-1),
-    ]
-    return vertices, np.concatenate(parts)
-
-
 def distance_to_triangle(point: np.ndarray, corners: np.ndarray) -> float:
     """Slow twin: inside the prism the plane decides, otherwise the nearest of the three segments."""
     a, b, c = corners
@@ -65,7 +46,7 @@ def test_every_region_of_a_triangle_has_its_known_answer(point, closest, barycen
     assert found.face[0] == 0
 
 
-def test_distance_to_a_sphere_is_radius_minus_distance_from_its_centre():
+def test_distance_to_a_sphere_is_radius_minus_distance_from_its_centre(sphere):
     rng = np.random.default_rng(0)
     vertices, faces = sphere(100.0, 200)
     direction = rng.normal(size=(5000, 3))
@@ -118,7 +99,7 @@ def test_agrees_with_a_plain_loop_on_any_triangles_degenerate_ones_too():
     np.testing.assert_allclose(np.linalg.norm(queries - found.point, axis=1), found.distance, atol=1e-10)
 
 
-def test_agrees_with_libigl_to_2e_5_mm():
+def test_agrees_with_libigl_to_2e_5_mm(sphere):
     igl = pytest.importorskip("igl")
     rng = np.random.default_rng(3)
     vertices, faces = sphere(100.0, 150)
@@ -130,18 +111,18 @@ def test_agrees_with_libigl_to_2e_5_mm():
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_distances_do_not_change_under_rigid_motion_and_follow_scale(scale):
+def test_distances_do_not_change_under_rigid_motion_and_follow_scale(scale, random_rotation):
     rng = np.random.default_rng(4)
     vertices, faces = random_soup(rng, 200)
     queries = rng.uniform(-60, 60, (500, 3))
-    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    rotation = random_rotation(rng)
     still = ClosestPoints(vertices, faces).query(queries)
     shift = np.array([300.0, -1000.0, 20.0])
     moved = ClosestPoints(scale * (vertices @ rotation.T + shift), faces).query(scale * (queries @ rotation.T + shift))
     np.testing.assert_allclose(moved.distance / scale, still.distance, atol=1e-6)
 
 
-def test_order_and_number_of_queries_do_not_change_distances():
+def test_order_and_number_of_queries_do_not_change_distances(sphere):
     rng = np.random.default_rng(5)
     vertices, faces = sphere(10.0, 30)
     queries = rng.normal(0, 10, (400, 3))
@@ -158,7 +139,7 @@ def test_many_equal_primitives_and_single_ones_are_no_trouble():
     # Each point ten times as far as the one before: a tree by space alone would be as deep as the list is long.
     line = np.zeros((300, 3))
     line[:, 0] = 10.0 ** np.linspace(-150, 2, 300)
-    found = ClosestPoints(line, NO_FACES).query(line + [0, 1e-3, 0])
+    found = ClosestPoints(line, NO_FACES).query(line + np.array([0, 1e-3, 0]))
     np.testing.assert_allclose(found.distance, 1e-3, rtol=1e-6)
 
 
