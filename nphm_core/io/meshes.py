@@ -6,14 +6,16 @@ JSON of the same name: space, unit, template, scan id, transforms, stage version
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nphm_core.errors import TopologyError
-from nphm_core.geometry.mesh import Mesh
+from nphm_core.geometry.mesh import Mesh, Texture
 from nphm_core.io.files import read_json, write_json
+from nphm_core.io.images import read_image
 from nphm_core.io.ply import read_ply, write_ply
 from nphm_core.io.scan_file import ScanFile, damaged, scan_file_error
 
@@ -35,8 +37,12 @@ SCAN_SUFFIXES = tuple(_READERS)
 """Suffixes of files that `read_scan` reads, in lower case."""
 
 
-def read_scan_file(path: Path) -> ScanFile:
-    """Read what a lab delivers, with notes on what was done; NaN vertices and an empty mesh are passed on."""
+def read_scan_file(path: Path, *, texture: Path | None = None, texture_origin: str = "") -> ScanFile:
+    """Read what a lab delivers, with notes on what was done; NaN vertices and an empty mesh are passed on.
+
+    `texture` replaces the images that the file names. `texture_origin` says where its coordinate v = 0 lies: `top`,
+    `bottom`, or empty for what the file's format prescribes (top for glTF, bottom for all others).
+    """
     path = Path(path)
     if not path.is_file():
         raise scan_file_error(
@@ -56,7 +62,23 @@ def read_scan_file(path: Path) -> ScanFile:
     module, name = reader.split(".")
     # By name and late: a PLY needs no glTF reader.
     scan: ScanFile = getattr(importlib.import_module(f"nphm_core.io.{module}"), name)(path)
-    return scan
+    return scan if texture is None else _with_texture(scan, Path(texture), texture_origin)
+
+
+def _with_texture(scan: ScanFile, image: Path, origin: str) -> ScanFile:
+    if scan.uv is None:
+        raise scan_file_error(
+            "the scan has no texture coordinates, expected them for the texture of the scan table",
+            "Remove the texture from the scan table, or export the scan with texture coordinates",
+            image,
+        )
+    native = "top" if scan.kind in ("GLB", "glTF") else "bottom"
+    # Readers have already turned the coordinates so that they count from the bottom, as the format prescribes.
+    flip = origin not in ("", native)
+    uv = np.stack([scan.uv[..., 0], 1.0 - scan.uv[..., 1]], axis=-1) if flip else scan.uv
+    note = f"the texture {image.name} comes from the scan table" + (", turned upside down" if flip else "")
+    mesh = replace(scan.mesh, texture=Texture(uv=uv, image=read_image(image)))
+    return replace(scan, mesh=mesh, notes=(*(note for note in scan.notes if "texture coord" not in note), note))
 
 
 def read_scan(path: Path) -> Mesh:

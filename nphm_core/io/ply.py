@@ -13,7 +13,16 @@ from nphm_core.geometry.mesh import Mesh, Texture
 from nphm_core.io.files import atomic_write
 from nphm_core.io.images import pack_texture, read_image, write_image
 from nphm_core.io.ply_body import PlyHeader, PlyLists, read_ply_columns, read_ply_header
-from nphm_core.io.scan_file import ScanFile, check_faces, damaged, fan_triangles, find_image, image_beside, unit_normals
+from nphm_core.io.scan_file import (
+    ScanFile,
+    check_faces,
+    damaged,
+    fan_triangles,
+    find_image,
+    image_beside,
+    scan_file_error,
+    unit_normals,
+)
 
 
 def read_ply(path: Path) -> ScanFile:
@@ -23,7 +32,11 @@ def read_ply(path: Path) -> ScanFile:
     columns = read_ply_columns(data, header, path)
     if "vertex" not in columns:
         names = ", ".join(element.name for element in header.elements) or "nothing"
-        raise damaged(f"the PLY file holds {names}, expected an element vertex with x, y and z", path)
+        raise scan_file_error(
+            f"the PLY file holds {names}, expected an element vertex with x, y and z",
+            "Export the fused surface or point cloud; single depth frames are not scans",
+            path,
+        )
     return _build(columns, header, path)
 
 
@@ -72,17 +85,18 @@ def _build(columns: dict[str, dict], header: PlyHeader, path: Path) -> ScanFile:
         notes.append("triangle strips were taken apart")
     check_faces(faces, len(vertices), path)
     normals = _vertex_columns(vertex, ("nx", "ny", "nz"))
+    uv = _corner_uv(vertex, face, faces, where, path) if len(faces) else None
     mesh = Mesh(
         vertices=vertices,
         faces=faces,
         normals=unit_normals(None if normals is None else normals.astype(np.float64)),
         colours=_colours(vertex),
-        texture=_texture(vertex, face, faces, where, header, path, notes) if len(faces) else None,
+        texture=None if uv is None else _texture(uv, face, header, path, notes),
     )
     skipped = [e.name for e in header.elements if e.name not in ("vertex", "face", "faces", "tristrips") and e.count]
     if skipped:
         notes.append(f"elements skipped: {', '.join(skipped)}")
-    return ScanFile(mesh, f"PLY ({header.form.split('_')[0]})", tuple(notes), n_file_faces)
+    return ScanFile(mesh, f"PLY ({header.form.split('_')[0]})", tuple(notes), n_file_faces, uv)
 
 
 def _indices(values: ndarray, path: Path) -> ndarray:
@@ -109,12 +123,7 @@ def _strip_triangles(lists: PlyLists | ndarray, path: Path) -> ndarray:
     return triangles[~(is_cut[:-2] | is_cut[1:-1] | is_cut[2:])]
 
 
-def _texture(
-    vertex: dict, face: dict, faces: ndarray, where: ndarray, header: PlyHeader, path: Path, notes: list[str]
-) -> Texture | None:
-    uv = _corner_uv(vertex, face, faces, where, path)
-    if uv is None:
-        return None
+def _texture(uv: ndarray, face: dict, header: PlyHeader, path: Path, notes: list[str]) -> Texture | None:
     found = [find_image(name, [path.parent]) for name in header.images]
     if not header.images:
         found = [image_beside(path)]
@@ -123,11 +132,11 @@ def _texture(
         notes.append("texture coordinates without their image were left out")
         return None
     number = face.get("texnumber")
-    face_image = np.zeros(len(faces), np.int64)
+    face_image = np.zeros(len(uv), np.int64)
     if isinstance(number, ndarray) and len(paths) > 1:
         sizes = face.get("vertex_indices", face.get("vertex_index")).sizes
         face_image = np.clip(np.repeat(number, np.maximum(sizes - 2, 0)), 0, len(paths) - 1).astype(np.int64)
-    return pack_texture(np.nan_to_num(uv), face_image, [read_image(image) for image in paths])
+    return pack_texture(uv, face_image, [read_image(image) for image in paths])
 
 
 def _corner_uv(vertex: dict, face: dict, faces: ndarray, where: ndarray, path: Path) -> ndarray | None:
@@ -138,11 +147,11 @@ def _corner_uv(vertex: dict, face: dict, faces: ndarray, where: ndarray, path: P
             raise damaged("the texture coordinates of the PLY file do not match its faces' corners", path)
         corners = np.zeros((int(sizes.sum()), 2))
         corners[np.repeat(lists.sizes > 0, sizes)] = lists.values.reshape(-1, 2)
-        return corners[where]
+        return np.nan_to_num(corners[where])
     for names in (("s", "t"), ("u", "v"), ("texture_u", "texture_v")):
         uv = _vertex_columns(vertex, names)
         if uv is not None:
-            return uv.astype(np.float64)[faces]
+            return np.nan_to_num(uv.astype(np.float64)[faces])
     return None
 
 

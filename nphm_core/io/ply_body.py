@@ -36,6 +36,8 @@ _MAX_HEADER_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class PlyProperty:
+    """One column of an element."""
+
     name: str
     kind: str
     count_kind: str | None = None
@@ -44,6 +46,8 @@ class PlyProperty:
 
 @dataclass(frozen=True)
 class PlyElement:
+    """One table of the file."""
+
     name: str
     count: int
     properties: list[PlyProperty] = field(default_factory=list)
@@ -51,11 +55,15 @@ class PlyElement:
 
 @dataclass(frozen=True)
 class PlyHeader:
+    """What the lines before `end_header` say."""
+
     form: str
+    """`ascii`, `binary_little_endian` or `binary_big_endian`."""
     elements: list[PlyElement]
     images: list[str]
     """Names in `comment TextureFile` lines."""
     n_bytes: int
+    """Length of the header."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class PlyLists:
 
 
 def read_ply_header(data: bytes, path: Path) -> PlyHeader:
+    """Read the header; lines of an unknown kind are skipped."""
     if not data.startswith(b"ply"):
         raise damaged("the file does not start with `ply`, expected a PLY header", path)
     end = data.find(b"end_header", 0, _MAX_HEADER_BYTES)

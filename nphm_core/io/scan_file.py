@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from nphm_core.errors import ScanFileError
-from nphm_core.geometry.mesh import Mesh, Texture
+from nphm_core.geometry.mesh import Mesh
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -28,6 +28,8 @@ class ScanFile:
     """What was done or left out while reading, one sentence each."""
     n_file_faces: int | None = None
     """Faces in the file before polygons were cut into triangles."""
+    uv: Float[ndarray, "n_faces 3 2"] | None = None
+    """Texture coordinates of the corners, also where no image was found; they count from the bottom left."""
 
 
 def scan_file_error(what: str, todo: str, path: Path) -> ScanFileError:
@@ -109,10 +111,3 @@ def image_beside(path: Path) -> Path | None:
             if candidate.is_file():
                 return candidate
     return None
-
-
-def with_texture(scan: ScanFile, texture: Texture | None, note: str) -> ScanFile:
-    """Give the same scan with a texture and a note."""
-    mesh = scan.mesh
-    mesh = Mesh(mesh.vertices, mesh.faces, mesh.normals, mesh.colours, texture)
-    return ScanFile(mesh, scan.kind, (*scan.notes, note), scan.n_file_faces)
