@@ -65,6 +65,7 @@ class FlameFitConfig(Section):
     expression_prior: float = Field(0.3, ge=0, description="weight of the squared expression coefficients")
     robust_mm: float = Field(2.0, gt=0, description="scale of the Geman-McClure kernel at the end")
     max_distance_mm: float = Field(10.0, gt=0, description="correspondences farther away are rejected at the end")
+    min_matched_share: float = Field(0.35, ge=0, le=1, description="less of the face on the scan is a failed fit")
     share_identity: bool = Field(True, description="take the identity of the subject's neutral for its other scans")
 
 

@@ -245,6 +245,17 @@ class HeadModel:
             jacobian[:, :, columns] = self._joint_columns(joint, rest, blended, skeleton, subset)
         return Evaluation(positions, jacobian)
 
+    def positions(self, coefficients: Coefficients, subset: ModelSubset) -> Float[ndarray, "n 3"]:
+        """Give posed positions of a subset in metres, without derivatives."""
+        shape = np.concatenate(
+            [coefficients.identity[: subset.n_identity], coefficients.expression[: subset.n_expression]]
+        )
+        skeleton = self.skeleton(coefficients)
+        rest = subset.template + _times(subset.basis, shape)
+        if subset.posedirs is not None:
+            rest = rest + _times(subset.posedirs, self._pose_feature(skeleton))
+        return _skin(rest, subset.weights, skeleton)[0]
+
     def with_name(self, name: str) -> "HeadModel":
         """Give the same model under another name."""
         return replace(self, name=name)
