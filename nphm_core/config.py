@@ -22,8 +22,6 @@ class TemplateConfig(Section):
     """Which head model is the template."""
 
     source: str = Field("embedded", description="`embedded`, or the path of a model in FLAME's layout or of GNM")
-    n_identity: int = Field(100, ge=1, description="identity components that the fit uses at most")
-    n_expression: int = Field(100, ge=0, description="expression components that the fit uses at most")
 
 
 class IngestConfig(Section):
@@ -59,6 +57,8 @@ class BackprojectConfig(Section):
 class FlameFitConfig(Section):
     """Fit of the linear head model."""
 
+    n_identity: int = Field(100, ge=1, description="identity components used, at most")
+    n_expression: int = Field(100, ge=0, description="expression components used, at most")
     n_iterations: int = Field(24, ge=1, description="Levenberg-Marquardt iterations in all")
     landmark_weight: float = Field(1.0, ge=0, description="weight of the landmark term")
     identity_prior: float = Field(0.3, ge=0, description="weight of the squared identity coefficients")
@@ -115,11 +115,18 @@ class SampleDeltaConfig(Section):
 class EvaluateConfig(Section):
     """Measures and verdict of a scan."""
 
+    max_distance_mm: float = Field(10.0, gt=0, description="what is farther from the scan counts as not scanned")
+    max_normal_angle_degrees: float = Field(60.0, gt=0, lt=90, description="normals that differ more do not match")
     max_median_mm: float = Field(0.2, gt=0, description="median distance on the face above which it is suspicious")
     max_p95_mm: float = Field(1.0, gt=0, description="95th percentile on the face above which it is suspicious")
     failed_median_mm: float = Field(1.0, gt=0, description="median distance on the face above which it has failed")
-    picture_pixels: int = Field(384, ge=64, description="edge of one tile of the quality picture")
-    colour_max_mm: float = Field(1.0, gt=0, description="distance at the end of the colour bar")
+    min_matched_share: float = Field(0.7, ge=0, le=1, description="less of the face on the scan is suspicious")
+    failed_matched_share: float = Field(0.3, ge=0, le=1, description="less of the face on the scan has failed")
+    min_covered_share: float = Field(0.9, ge=0, le=1, description="less of the scan's face covered is suspicious")
+    max_folded_faces: int = Field(20, ge=0, description="more folded triangles on the face are suspicious")
+    max_landmark_mm: float = Field(5.0, gt=0, description="median landmark residual above which it is suspicious")
+    picture_pixels: int = Field(384, ge=64, description="height of one tile of the quality picture")
+    colour_max_mm: float = Field(0.5, gt=0, description="distance at the end of the colour bar")
 
 
 class Config(Section):

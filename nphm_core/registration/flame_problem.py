@@ -29,6 +29,7 @@ _JOINT_STD_RAD = {"jaw": (0.3, 0.06, 0.06), "neck": (0.25, 0.25, 0.25), "head": 
 # Named expressions are blend weights between 0 and 1 and not standard normal.
 _NAMED_EXPRESSION_STD = 0.4
 _NAMED_EXPRESSION_RANGE = (-0.25, 1.25)
+_HAIR_KERNEL_MM = 2.0
 _LOG_SCALE_STD = 0.5
 _MIN_NORMAL_COS = 0.5
 
@@ -124,7 +125,9 @@ class FitProblem:
         normals = vertex_normals(posed, self.model.faces)
         rows = sample.subset.vertices[: sample.n_data]
         found = self.pair_vertices(posed[rows], normals[rows], rows, step.gate_mm)
-        kernel = 1 / (1 + (found.distance_mm / step.kernel_mm) ** 2) ** 2
+        # Under hair the scan lies a little to several cm outside of the skull: there only a close scan is believed.
+        scale = np.where(self.hair_prone[rows], min(_HAIR_KERNEL_MM, step.kernel_mm), step.kernel_mm)
+        kernel = 1 / (1 + (found.distance_mm / scale) ** 2) ** 2
         return replace(found, weight=found.weight * kernel * sample.weight * step.data)
 
     def pair_vertices(
@@ -212,7 +215,7 @@ class FitProblem:
             rows = np.matmul(pairs.normal[:, None, :], full[data])[:, 0]
             yield rows, (offset * pairs.normal).sum(1), pairs.weight
             weight = np.repeat(pairs.weight * _POINT_TO_POINT, 3)
-            yield full[data].reshape(-1, full.shape[2]), offset.ravel(), weight
+            yield full[data].reshape(offset.size, full.shape[2]), offset.ravel(), weight
         corners = sample.n_data + sample.landmark_corners
         rows = (full[corners] * self.landmarks.barycentric[:, :, None, None]).sum(1)
         offset = self.landmark_positions(positions, corners) - self.landmarks.points_mm
@@ -221,7 +224,7 @@ class FitProblem:
             sample.landmark_kernel = 1 / (1 + (offset**2).sum(1) / _LANDMARK_KERNEL_MM**2) ** 2
         share = _N_INDEPENDENT_LANDMARKS / _LANDMARK_STD_MM**2 / self.landmarks.weight.sum()
         weight = self.landmarks.weight * sample.landmark_kernel * share * step.landmark
-        yield rows.reshape(-1, full.shape[2]), offset.ravel(), np.repeat(weight, 3)
+        yield rows.reshape(offset.size, full.shape[2]), offset.ravel(), np.repeat(weight, 3)
 
     def _prior_equations(self, state: FitState, sample: "FitSample", step: FitStep) -> tuple[ndarray, ndarray]:
         precision, value = self._prior(state, sample, step)

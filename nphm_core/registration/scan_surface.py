@@ -17,6 +17,10 @@ from nphm_core.geometry.mesh import Mesh, boundary_vertices, unique_edges, verte
 SKIN_LANDMARKS = (6, 197, 195, 5, 4, 50, 280, 101, 330, 36, 266, 151, 9, 108, 337, 205, 425)
 _SKIN_RADIUS_MM = 7.0
 _MIN_SKIN_POINTS = 60
+# Log lightness, a/L and b/L: differences within one skin, and where likeness ends. Less contrast than this is no colour.
+_MIN_LOOK_STD = (0.22, 0.08, 0.10)
+_MAX_LOOK_DISTANCE = 2.3
+_MIN_CONTRAST = 15.0
 # Roughness: mean angle between neighbours' normals, where hair begins and where it is certain.
 _ROUGH_RAD = (0.25, 0.55)
 
@@ -97,17 +101,15 @@ def _skin_likeness(
     near = np.zeros(len(vertices), bool)
     for mark in marks:
         near |= ((vertices - mark) ** 2).sum(1) < _SKIN_RADIUS_MM**2
-    if near.sum() < _MIN_SKIN_POINTS:
+    if near.sum() < _MIN_SKIN_POINTS or np.ptp(lab[:, 0]) + np.ptp(lab[:, 1:], axis=0).max() < _MIN_CONTRAST:
         return None
-    sample = lab[near]
-    centre = np.median(sample, axis=0)
-    spread = 1.4826 * np.median(np.abs(sample - centre), axis=0)
-    if np.ptp(lab, axis=0).max() < 12.0:
-        return None
-    # Light falls off towards the sides of the head, so lightness may differ more than hue.
-    scale = np.maximum(spread * [3.0, 2.5, 2.5], [14.0, 6.0, 7.0])
-    distance = np.sqrt((((lab - centre) / scale) ** 2).sum(1))
-    return np.clip(2.0 - distance, 0, 1)
+    # Shade scales all three channels alike: hue is the ratio to lightness, and lightness counts on a log scale.
+    light = np.maximum(lab[:, 0], 1.0)
+    looks = np.stack([np.log(light), lab[:, 1] / light, lab[:, 2] / light], axis=1)
+    centre = np.median(looks[near], axis=0)
+    spread = 1.4826 * np.median(np.abs(looks[near] - centre), axis=0)
+    distance = np.sqrt((((looks - centre) / np.maximum(2.5 * spread, _MIN_LOOK_STD)) ** 2).sum(1))
+    return np.clip(_MAX_LOOK_DISTANCE - distance, 0, 1)
 
 
 def _smoothness(normals: Float[ndarray, "n 3"], faces: Int[ndarray, "m 3"]) -> Float[ndarray, " n"]:

@@ -1,0 +1,94 @@
+"""Reading what earlier stages wrote, for the stages that work in metric space (mm)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from nphm_core.errors import ScanFileError
+from nphm_core.geometry.mesh import Mesh
+from nphm_core.io.files import read_json, read_npz
+from nphm_core.io.meshes import read_mesh, write_mesh
+from nphm_core.registration.flame_fit import ScanLandmarks
+from nphm_core.registration.scan_surface import ScanSurface, scan_surface
+from nphm_core.spaces import Similarity
+from pipelines.stage_command import Job
+
+
+def read_landmarks(job: Job) -> tuple[ScanLandmarks, dict[str, Any]]:
+    """Read the scan's landmarks in mm, and all facts that `backproject` wrote with them."""
+    facts = read_json(job.folder / "landmarks3d.json")
+    landmarks = ScanLandmarks(
+        np.array(facts["index"], int), np.array(facts["points_mm"], float).reshape(-1, 3), np.array(facts["weight"], float)
+    )
+    return landmarks, facts
+
+
+def read_scan_surface(job: Job) -> ScanSurface:
+    """Read the scan in mm, facing outwards, with the evidence of hair."""
+    mesh = read_mesh(job.folder / "scan.ply")
+    landmarks, facts = read_landmarks(job)
+    return scan_surface(
+        mesh,
+        facts["mm_per_scan_unit"],
+        landmarks.points_mm,
+        landmarks.index,
+        keep_mask=_read_mask(job, mesh),
+        flip=bool(facts.get("flip_faces", False)),
+    )
+
+
+def metric_mesh(job: Job) -> Mesh:
+    """Read the scan in mm, facing outwards, with its colours."""
+    mesh = read_mesh(job.folder / "scan.ply")
+    facts = read_json(job.folder / "landmarks3d.json")
+    faces = mesh.faces[:, ::-1] if facts.get("flip_faces", False) else mesh.faces
+    texture = mesh.texture
+    if texture is not None and faces is not mesh.faces:
+        texture = type(texture)(texture.uv[:, ::-1], texture.image)
+    return Mesh(mesh.vertices * facts["mm_per_scan_unit"], faces, mesh.normals, mesh.colours, texture)
+
+
+def read_fit(job: Job, folder: Path | None = None) -> tuple[dict[str, ndarray], Similarity]:
+    """Read the arrays of `flame.npz` and the map from metric to canonical space, of this scan or a related one."""
+    folder = folder or job.folder
+    facts = read_json(folder / "flame.json")
+    return read_npz(folder / "flame.npz"), Similarity.from_json(facts["T_canonical_metric"])
+
+
+def write_template_mesh(
+    job: Job, name: str, vertices: Float[ndarray, "n 3"], mesh_faces: ndarray, more: dict[str, Any] | None = None
+) -> None:
+    """Write a mesh in the template's topology, or its subdivision's, in metric space."""
+    facts = {
+        "space": "metric",
+        "unit": "mm",
+        "scan": job.scan_id,
+        "template": job.template.name,
+        "template_hash": job.template.hash,
+        "stage": job.stage.name,
+        "stage_version": job.stage.version,
+    }
+    write_mesh(job.out / name, Mesh(vertices, mesh_faces), facts | (more or {}))
+
+
+def _read_mask(job: Job, mesh: Mesh) -> Float[ndarray, " n"] | None:
+    """Read the optional mask: a text or .npy file, one number a vertex, 1 to use it and 0 to ignore it."""
+    path = job.row.get("mask")
+    if not path:
+        return None
+    try:
+        mask = np.load(path, allow_pickle=False) if path.endswith(".npy") else np.loadtxt(path)
+    except (OSError, ValueError) as error:
+        raise ScanFileError(
+            f"the mask cannot be read ({error}). Expected a .npy or text file with one number a vertex. "
+            f"Correct it or clear the column mask.\nScan {job.scan_id}, file {path}"
+        ) from None
+    if mask.shape != (mesh.n_vertices,):
+        raise ScanFileError(
+            f"the mask has shape {mask.shape}; expected one number for each of {mesh.n_vertices} vertices. Make it "
+            f"from the scan as delivered, or clear the column mask.\nScan {job.scan_id}, file {path}"
+        )
+    return mask.astype(float)
