@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from nphm_core.errors import ScanTableError
+from nphm_core.errors import ScanFileError, ScanTableError
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,28 @@ def _read_neutrals(name: str, folders: list[Path]) -> dict[int, int]:
                     f"Correct or remove it.\nFile {path}"
                 ) from None
     return {}
+
+
+def read_nphm_mm_per_unit(path: Path) -> float:
+    """Give the millimetres in one unit of an NPHM scan: 1/s of the `s.npy` beside it, else 250.
+
+    Raw coordinates in mm times s are the stored ones, up to rotation and translation.
+    """
+    import numpy as np
+
+    from nphm_core.spaces import MM_PER_CANONICAL_UNIT
+
+    file = path.with_name("s.npy")
+    if not file.is_file():
+        return MM_PER_CANONICAL_UNIT
+    try:
+        scale = np.load(file, allow_pickle=False).astype(float).ravel()
+    except (OSError, ValueError, EOFError):
+        scale = np.empty(0)
+    # A head in mm is 180 to 400; scales far from 1/250 belong to another convention.
+    if scale.size != 1 or not 1e-3 < scale[0] < 1e-1:
+        raise ScanFileError(
+            f"the scale s of an NPHM scan is {scale.tolist()}, expected one number near 0.004.\n"
+            f"Replace s.npy, or remove it to take 250 mm a unit.\nFile {file}"
+        )
+    return 1.0 / float(scale[0])

@@ -146,7 +146,9 @@ def read_scan_table(path: Path) -> ScanTable:
 def row_facts(table: ScanTable, scan_id: str, canonical: str) -> dict[str, Any]:
     """Give a row as plain facts, with the ids of the subject's identity scan and canonical scan (empty if none)."""
     row = table.row(scan_id)
-    facts: dict[str, Any] = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("exclude", "reason", "line")}
+    facts: dict[str, Any] = {
+        f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("exclude", "reason", "line")
+    }
     for name in ("path", "landmarks", "mask", "texture"):
         facts[name] = str(facts[name]) if facts[name] is not None else ""
     identity, neutral = table.identity_scan(row.subject), table.canonical_scan(row.subject, canonical)
