@@ -1,0 +1,141 @@
+"""Which point of the scan each template vertex belongs to, and how much it is to be believed.
+
+Positions in mm in metric space. A correspondence is a plane (point and normal of the scan). Its weight is the product
+of a Welsch weight of the distance (Holland and Welsch 1977), the vertex's own weight, and, where hair may grow, how
+bare the scan is there. Normals that differ too much, and points too far away, weigh nothing. The closest point of a
+vertex that looks into a hole lies on the hole's border: its plane still says something, its place does not.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numba import njit
+from numpy import ndarray
+
+from nphm_core.geometry.closest import ClosestPoints
+from nphm_core.registration.scan_surface import ScanSurface
+
+_BORDER_REACH_MM = 3.0
+"""Beyond this distance along the surface, a border's or a point's plane is not continued."""
+_GATE = 3.5
+"""Correspondences farther than this many robust scales weigh nothing, so they need not be looked for."""
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """A plane of the scan for each template vertex."""
+
+    points: Float[ndarray, "n 3"]
+    normals: Float[ndarray, "n 3"]
+    weights: Float[ndarray, " n"]
+    """Weight of the squared distance to the plane; 0 without a correspondence."""
+    point_weights: Float[ndarray, " n"]
+    """Weight of the squared distance to the point."""
+    distances: Float[ndarray, " n"]
+    """Distance to the scan, mm: to the plane where the point lies on a border or belongs to a cloud; infinite without
+    a correspondence."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far each template vertex may follow the scan."""
+
+    weights: Float[ndarray, " n"]
+    """0: never."""
+    hair_prone: Float[ndarray, " n"]
+    """1: only as far as the scan is bare there, and less than elsewhere."""
+
+
+class ScanTarget:
+    """A scan with its search tree."""
+
+    def __init__(self, scan: ScanSurface, closest: ClosestPoints | None = None, *, hair_weight: float = 0.3) -> None:
+        """Take a tree that was built from the same vertices and faces, or build it."""
+        self._closest = closest if closest is not None else ClosestPoints(scan.vertices, scan.faces)
+        self._is_cloud = len(scan.faces) == 0
+        n = len(scan.vertices)
+        corners = np.repeat(np.arange(n)[:, None], 3, axis=1) if self._is_cloud else scan.faces
+        self._corners = np.ascontiguousarray(corners, np.int64)
+        self._normals = np.ascontiguousarray(scan.normals, float)
+        self._border = np.ascontiguousarray(scan.border, bool)
+        self._bare = hair_weight * np.ascontiguousarray(scan.bare, float)
+
+    def correspondences(
+        self,
+        vertices: Float[ndarray, "n 3"],
+        normals: Float[ndarray, "n 3"],
+        trust: Trust,
+        *,
+        robust_mm: float,
+        max_distance_mm: float,
+        max_angle_rad: float,
+        point_share: float,
+    ) -> Correspondences:
+        """Find the plane of each vertex; vertices without trust are measured too."""
+        found = self._closest.query(vertices, max_distance_mm)
+        out = Correspondences(
+            np.array(found.point), np.empty_like(vertices), *(np.empty(len(vertices)) for _ in range(3))
+        )
+        _weigh(
+            vertices, normals, found.face, found.barycentric, found.distance, self._corners, self._normals,
+            self._border, self._bare, self._is_cloud, trust.weights, trust.hair_prone, robust_mm,
+            min(max_distance_mm, _GATE * robust_mm), np.cos(max_angle_rad), point_share,
+            out.points, out.normals, out.weights, out.point_weights, out.distances,
+        )  # fmt: skip
+        return out
+
+
+def border_hits(
+    faces: ndarray, border: Bool[ndarray, " n"], face: ndarray, barycentric: Float[ndarray, "m 3"]
+) -> Bool[ndarray, " m"]:
+    """Mark closest points that lie on a border edge or vertex; without a face: not marked."""
+    inner = np.where(border[faces[np.maximum(face, 0)]], 0.0, barycentric).sum(1)
+    return (inner < 1e-4) & (face >= 0)
+
+
+@njit(cache=True, nogil=True)
+def _weigh(
+    vertices, vertex_normals, face, barycentric, distance, corners, scan_normals, border, bare, is_cloud,
+    trust, hair_prone, robust, gate, cos_max, point_share, points, normals, weights, point_weights, distances,
+):  # fmt: skip
+    for i in range(len(vertices)):
+        weights[i] = point_weights[i] = 0.0
+        distances[i] = np.inf
+        if face[i] < 0:
+            points[i, :] = vertices[i, :]
+            normals[i, :] = 0.0
+            continue
+        x = y = z = inner = bareness = 0.0
+        for k in range(3):
+            j, b = corners[face[i], k], barycentric[i, k]
+            x += b * scan_normals[j, 0]
+            y += b * scan_normals[j, 1]
+            z += b * scan_normals[j, 2]
+            bareness += b * bare[j]
+            if not border[j]:
+                inner += b
+        length = np.sqrt(x * x + y * y + z * z)
+        if length > 0.0:
+            x, y, z = x / length, y / length, z / length
+        normals[i, 0], normals[i, 1], normals[i, 2] = x, y, z
+        plane = (
+            x * (vertices[i, 0] - points[i, 0])
+            + y * (vertices[i, 1] - points[i, 1])
+            + z * (vertices[i, 2] - points[i, 2])
+        )
+        loose = is_cloud or inner < 1e-4
+        residual = distance[i]
+        if loose and distance[i] * distance[i] - plane * plane < _BORDER_REACH_MM**2:
+            residual = abs(plane)
+        elif loose:
+            distances[i] = distance[i]
+            continue
+        distances[i] = residual
+        cosine = x * vertex_normals[i, 0] + y * vertex_normals[i, 1] + z * vertex_normals[i, 2]
+        if residual > gate or cosine < cos_max:
+            continue
+        weight = trust[i] * (1.0 - hair_prone[i] * (1.0 - bareness))
+        weights[i] = weight * np.exp(-0.5 * (residual / robust) ** 2)
+        if not loose:
+            point_weights[i] = point_share * weights[i]
