@@ -5,7 +5,7 @@ name and any of them may be missing (GNM has no jaw). Li et al., "Learning a mod
 4D scans", SIGGRAPH Asia 2017, eq. 1-5.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -255,10 +255,6 @@ class HeadModel:
         if subset.posedirs is not None:
             rest = rest + _times(subset.posedirs, self._pose_feature(skeleton))
         return _skin(rest, subset.weights, skeleton)[0]
-
-    def with_name(self, name: str) -> "HeadModel":
-        """Give the same model under another name."""
-        return replace(self, name=name)
 
     def _pose_feature(self, skeleton: Skeleton) -> Float[ndarray, " n_pose"]:
         return (skeleton.local[list(self.pose_joints)] - np.eye(3)).ravel()

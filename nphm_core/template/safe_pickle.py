@@ -66,7 +66,7 @@ class _Columns(_Record):
     def array(self) -> ndarray:
         """Give the matrix, dense."""
         state = self.state
-        rows, columns = state.get("_shape", state.get("shape"))
+        rows, columns = state["_shape"] if "_shape" in state else state["shape"]
         indptr, indices = np.asarray(state["indptr"]), np.asarray(state["indices"])
         major = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
         out = np.zeros((rows, columns))

@@ -1,45 +1,70 @@
 """Mirrored vertex pairs of a template whose mean head is mirror-symmetric at x = 0, exactly or nearly."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
 from nphm_core.errors import TemplateError
 
-_MAX_DISTANCE = 0.006
-"""Metres that a vertex may lie from its partner's mirror image: models learnt from people are a little crooked."""
+_EXACT = 1e-3
+"""Metres within which the partners of a symmetric topology lie."""
+_NEAR = 0.015
+"""Metres within which the nearest vertex to a mirror image has to lie where the topology is not symmetric."""
 
 
-def mirrored_pairs(
-    vertices: Float[ndarray, "n 3"], *, max_distance: float = _MAX_DISTANCE
-) -> tuple[Int[ndarray, " n"], float]:
-    """Give each vertex's partner, and the largest distance in metres between a vertex and its partner's image.
+@dataclass(frozen=True)
+class MirroredPairs:
+    """Partners of vertices across the plane x = 0."""
 
-    The result is an involution: the partner of a partner is the vertex itself. Where nearest vertices do not agree
-    with each other, the cheapest assignment among them decides; the mesh need not be exactly symmetric. Raises
-    TemplateError where a vertex has no partner within the limit.
+    partner: Int[ndarray, " n"]
+    """Mirrored vertex of each vertex; itself on the midline."""
+    symmetric: bool
+    """The partner of a partner is the vertex itself; False where the topology has no such pairs."""
+    distance: Float[ndarray, " n"]
+    """Metres between the partner and the mirror image."""
+
+
+def mirrored_pairs(vertices: Float[ndarray, "n 3"]) -> MirroredPairs:
+    """Pair vertices with the nearest ones to their mirror images.
+
+    Where nearest vertices do not agree with each other, the cheapest assignment among them decides; where even that
+    leaves partners apart (a decimated mesh), each vertex keeps its nearest. Raises TemplateError for a head that is
+    not symmetric at x = 0.
     """
-    from scipy.optimize import linear_sum_assignment
     from scipy.spatial import cKDTree
 
     image = vertices * [-1.0, 1.0, 1.0]
-    _, pairs = cKDTree(vertices).query(image)
-    agreed = pairs[pairs] == np.arange(len(vertices))
-    open_ = np.flatnonzero(~agreed)
-    if len(open_):
-        cost = np.linalg.norm(image[open_, None] - vertices[None, open_], axis=2)
-        # The symmetric cost makes the assignment and its inverse equally cheap; the pairs below enforce one of them.
-        rows, columns = linear_sum_assignment(cost + cost.T)
-        pairs[open_] = open_
-        for row, column in zip(rows, columns, strict=True):
-            a, b = open_[row], open_[column]
-            if pairs[a] == a and pairs[b] == b:
-                pairs[a], pairs[b] = b, a
-    distance = np.linalg.norm(image - vertices[pairs], axis=1)
-    if distance.max() > max_distance:
+    distance, nearest = cKDTree(vertices).query(image)
+    if distance.max() > _NEAR:
         worst = int(distance.argmax())
         raise TemplateError(
-            f"vertex {worst} of the mean head lies {1000 * distance.max():.1f} mm from its mirrored partner; expected "
-            f"at most {1000 * max_distance:.0f} mm in a head that is symmetric at x = 0. Centre the model at x = 0."
+            f"the nearest vertex lies {1000 * distance.max():.1f} mm from vertex {worst}'s mirror image; expected "
+            f"at most {1000 * _NEAR:.0f} mm in a head that is symmetric at x = 0. Centre the model at x = 0."
         )
-    return pairs, float(distance.max())
+    agreed = nearest[nearest] == np.arange(len(vertices))
+    partner = nearest.copy()
+    if not agreed.all():
+        partner = _assigned(vertices, image, nearest, np.flatnonzero(~agreed))
+    apart = np.linalg.norm(image - vertices[partner], axis=1)
+    symmetric = bool(apart.max() <= max(_EXACT, 3 * np.median(apart)))
+    partner = partner if symmetric else nearest
+    return MirroredPairs(partner, symmetric, np.linalg.norm(image - vertices[partner], axis=1))
+
+
+def _assigned(vertices: ndarray, image: ndarray, nearest: ndarray, open_: ndarray) -> ndarray:
+    """Resolve the vertices whose nearest partners disagree, as an involution."""
+    from scipy.optimize import linear_sum_assignment
+
+    if len(open_) > 2000:  # too many for an assignment: the mesh is not symmetric
+        return nearest
+    cost = np.linalg.norm(image[open_, None] - vertices[None, open_], axis=2)
+    rows, columns = linear_sum_assignment(cost + cost.T)
+    partner = nearest.copy()
+    partner[open_] = open_
+    for row, column in zip(rows, columns, strict=True):
+        a, b = open_[row], open_[column]
+        if partner[a] == a and partner[b] == b:
+            partner[a], partner[b] = b, a
+    return partner

