@@ -1,0 +1,1 @@
+"""Measures of registered meshes, and the verdict on each scan."""
