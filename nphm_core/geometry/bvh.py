@@ -171,6 +171,24 @@ def _partition(boxes, start, end, axis, low, scale, last_bin):
         _swap(boxes, i, j)
 
 
+@njit(cache=True, nogil=True)
+def _cut(boxes, start, end, middle, balanced, count, bins, right_cost):
+    # Reorders the range and gives where its right side starts; both sides have something.
+    axis = 0
+    for k in range(1, 3):
+        if middle[3 + k] - middle[k] > middle[3 + axis] - middle[axis]:
+            axis = k
+    extent = middle[3 + axis] - middle[axis]
+    if extent > 0 and not balanced:
+        low, scale = middle[axis], np.float32(N_BINS * 0.999) / extent
+        last = _best_bin(boxes, start, end, axis, low, scale, count, bins, right_cost)
+        if last >= 0:
+            cut = _partition(boxes, start, end, axis, low, scale, last)
+            if start < cut < end:
+                return cut
+    return (start + end) // 2
+
+
 @njit("Tuple((f4[:,::1], i8[::1]))(f4[:,::1])", cache=True, nogil=True)
 def _split(boxes):
     n = len(boxes)
@@ -183,37 +201,24 @@ def _split(boxes):
         np.empty((N_BINS, 6), np.float32),
         np.empty(N_BINS, np.float32),
     )
-    # The root is node 0; a mesh of one leaf has it as left child and nothing on the right.
-    nodes[0, 6:9], nodes[0, 9:12] = _HUGE, -_HUGE
-    codes[0, 13] = -1
-    n_nodes, top = 1, 0
-    stack[0, :] = 0, n, 0, 0, 0
-    first = n > LEAF_SIZE
+    n_nodes, top = 1, 1
+    # The root is node 0. A mesh of one leaf has it on the left and nothing on the right.
+    _bounds(boxes, 0, n, box, middle)
+    cut = n if n <= LEAF_SIZE else _cut(boxes, 0, n, middle, False, count, bins, right_cost)
+    stack[0, :] = cut, n, 0, 1, 1
+    stack[1, :] = 0, cut, 0, 0, 1
     while top >= 0:
         start, end, parent, side, depth = stack[top, 0], stack[top, 1], stack[top, 2], stack[top, 3], stack[top, 4]
         top -= 1
         _bounds(boxes, start, end, box, middle)
-        if first:
-            node = 0
-            first = False
-        else:
-            nodes[parent, 6 * side : 6 * side + 6] = box
-            if end - start <= LEAF_SIZE:
-                codes[parent, 12 + side] = -1 - (8 * start + end - start)
-                continue
-            node = n_nodes
-            n_nodes += 1
-            codes[parent, 12 + side] = node
-        extent = middle[3:] - middle[:3]
-        axis = np.argmax(extent)
-        cut = -1
-        if extent[axis] > 0 and depth < _DEPTH_OF_BALANCE:
-            low, scale = middle[axis], np.float32(N_BINS * 0.999) / extent[axis]
-            last = _best_bin(boxes, start, end, axis, low, scale, count, bins, right_cost)
-            if last >= 0:
-                cut = _partition(boxes, start, end, axis, low, scale, last)
-        if cut <= start or cut >= end:
-            cut = (start + end) // 2
+        nodes[parent, 6 * side : 6 * side + 6] = box
+        if end - start <= LEAF_SIZE:
+            codes[parent, 12 + side] = -1 - (8 * start + end - start)
+            continue
+        node = n_nodes
+        n_nodes += 1
+        codes[parent, 12 + side] = node
+        cut = _cut(boxes, start, end, middle, depth >= _DEPTH_OF_BALANCE, count, bins, right_cost)
         stack[top + 1, :] = cut, end, node, 1, depth + 1
         stack[top + 2, :] = start, cut, node, 0, depth + 1
         top += 2

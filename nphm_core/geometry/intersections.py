@@ -133,13 +133,30 @@ def _apart(p, q):
     return apart
 
 
+@njit(cache=True, nogil=True)
+def _cross_in_leaves(leaf_a, leaf_b, triangles, corners, place, found, n_found):
+    # Appends the crossing pairs of two leaves, or of one with itself, and gives the list, which may have grown.
+    a, b, box_a, box_b, work = place[0:3], place[3:6], place[6:8], place[8:10], place[10:15]
+    for i in range(leaf_a >> 3, (leaf_a >> 3) + (leaf_a & 7)):
+        _load(triangles, i, a, box_a)
+        for j in range(i + 1 if leaf_a == leaf_b else leaf_b >> 3, (leaf_b >> 3) + (leaf_b & 7)):
+            _load(triangles, j, b, box_b)
+            if _apart(box_a, box_b) or not _triangles_cross(a, b, corners[i], corners[j], work):
+                continue
+            if n_found == len(found):
+                grown = np.empty((2 * n_found, 2), np.int64)
+                grown[:n_found] = found
+                found = grown
+            found[n_found, 0], found[n_found, 1] = i, j
+            n_found += 1
+    return found, n_found
+
+
 @njit("i8[:,::1](f4[:,::1], f8[:,::1], i8[:,::1])", cache=True, nogil=True)
 def _crossing_pairs(nodes, triangles, corners):
     codes = nodes.view(np.int32)
     found, n_found = np.empty((64, 2), np.int64), 0
-    stack = np.empty((1024, 2), np.int64)
-    a, b, work = np.empty((3, 3)), np.empty((3, 3)), np.empty((5, 3))
-    box_a, box_b = np.empty((2, 3)), np.empty((2, 3))
+    stack, place = np.empty((1024, 2), np.int64), np.empty((15, 3))
     # Both sides of the root, each with itself, and one with the other.
     stack[0], stack[1], stack[2] = (0, 0), (1, 1), (0, 1)
     top = 2
@@ -150,20 +167,7 @@ def _crossing_pairs(nodes, triangles, corners):
         if r != s and not _boxes_meet(nodes, r, s):
             continue
         if code_r < 0 and code_s < 0:
-            leaf_r, leaf_s = -1 - code_r, -1 - code_s
-            for i in range(leaf_r >> 3, (leaf_r >> 3) + (leaf_r & 7)):
-                _load(triangles, i, a, box_a)
-                first = i + 1 if r == s else leaf_s >> 3
-                for j in range(first, (leaf_s >> 3) + (leaf_s & 7)):
-                    _load(triangles, j, b, box_b)
-                    if _apart(box_a, box_b) or not _triangles_cross(a, b, corners[i], corners[j], work):
-                        continue
-                    if n_found == len(found):
-                        grown = np.empty((2 * n_found, 2), np.int64)
-                        grown[:n_found] = found
-                        found = grown
-                    found[n_found, 0], found[n_found, 1] = i, j
-                    n_found += 1
+            found, n_found = _cross_in_leaves(-1 - code_r, -1 - code_s, triangles, corners, place, found, n_found)
         elif r == s:
             left = 2 * code_r
             stack[top + 1], stack[top + 2], stack[top + 3] = (left, left), (left + 1, left + 1), (left, left + 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
+from numba import njit
 from numpy import ndarray
 
 from nphm_core.geometry.components import connected_components
@@ -74,9 +75,9 @@ def measure_quality(vertices: Float[ndarray, "n_vertices 3"], faces: Int64[ndarr
         n_degenerate_faces=int(degenerate_faces(vertices, faces).sum()),
         n_components=len(np.unique(label[used])),
         n_boundary_edges=int((edges.count == 1).sum()),
-        n_boundary_loops=len(boundary_loops(faces)),
+        n_boundary_loops=len(_boundary_loops(faces, edges)),
         n_nonmanifold_edges=int((edges.count > 2).sum()),
-        n_nonmanifold_vertices=int(nonmanifold_vertices(faces, n_vertices).sum()),
+        n_nonmanifold_vertices=int(_nonmanifold_vertices(faces, n_vertices, edges).sum()),
         n_misoriented_edges=int(edges.misoriented.sum()),
         euler_number=int(used.sum()) - len(edges.count) + len(faces),
         signed_volume=_signed_volume(vertices, faces) if closed else float("nan"),
@@ -87,30 +88,12 @@ def degenerate_faces(
     vertices: Float[ndarray, "n_vertices 3"], faces: Int64[ndarray, "n_faces 3"]
 ) -> Bool[ndarray, " n_faces"]:
     """Mark triangles whose height is less than a ten-millionth of their longest edge."""
-    corners = vertices[faces]
-    longest_sq = ((corners - np.roll(corners, 1, axis=1)) ** 2).sum(axis=2).max(axis=1, initial=0.0)
-    return 2 * face_normals(vertices, faces)[1] <= _DEGENERATE_HEIGHT * longest_sq
+    return _degenerate(np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(faces, np.int64))
 
 
 def nonmanifold_vertices(faces: Int64[ndarray, "n_faces 3"], n_vertices: int) -> Bool[ndarray, " n_vertices"]:
     """Mark vertices whose triangles do not hang together by edges at that vertex."""
-    edges = _Edges(faces, n_vertices)
-    # Corners of one vertex are joined across each edge; a single fan leaves one group a vertex.
-    first, second = edges.order[:-1], edges.order[1:]
-    joined = edges.sorted_key[:-1] == edges.sorted_key[1:]
-    first, second = first[joined], second[joined]
-    start, end = _corners_of(first)
-    other_start, other_end = _corners_of(second)
-    same = faces.ravel()[start] == faces.ravel()[other_start]
-    pairs = np.concatenate(
-        [
-            np.stack([start, np.where(same, other_start, other_end)], axis=1),
-            np.stack([end, np.where(same, other_end, other_start)], axis=1),
-        ]
-    )
-    group = connected_components(pairs[:, [0, 1, 1]], faces.size)
-    vertex_of_group = np.unique(group * max(n_vertices, 1) + faces.ravel()) % max(n_vertices, 1)
-    return np.bincount(vertex_of_group, minlength=n_vertices) > 1
+    return _nonmanifold_vertices(faces, n_vertices, _Edges(faces, n_vertices))
 
 
 def boundary_loops(faces: Int64[ndarray, "n_faces 3"]) -> list[Int64[ndarray, " n_loop"]]:
@@ -120,17 +103,7 @@ def boundary_loops(faces: Int64[ndarray, "n_faces 3"]) -> list[Int64[ndarray, " 
     are not consistently oriented, walks may end early: they are given as they are.
     """
     n_vertices = int(faces.max(initial=-1)) + 1
-    edges = _Edges(faces, n_vertices)
-    start, end = _corners_of(edges.half_edges_with(edges.count == 1))
-    corner = faces.ravel()
-    following: dict[int, list[int]] = {}
-    for a, b in zip(corner[start].tolist(), corner[end].tolist(), strict=True):
-        following.setdefault(a, []).append(b)
-    loops: list[ndarray] = []
-    for a in sorted(following):
-        while following[a]:
-            loops.extend(np.array(loop, np.int64) for loop in _walk(a, following))
-    return sorted(loops, key=lambda loop: (-len(loop), loop[0]))
+    return _boundary_loops(faces, _Edges(faces, n_vertices))
 
 
 def flipped_triangles(
@@ -163,14 +136,17 @@ class _Edges:
     """Half-edges sorted so that those of one undirected edge are neighbours; half-edge h leaves corner h."""
 
     def __init__(self, faces: ndarray, n_vertices: int) -> None:
+        if len(faces) and (faces.min() < 0 or faces.max() >= n_vertices):
+            raise ValueError(f"faces name vertices {faces.min()} to {faces.max()}; there are {n_vertices}")
+        faces = np.ascontiguousarray(faces, np.int64)
         start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
-        key = np.minimum(start, end) * max(n_vertices, 1) + np.maximum(start, end)
-        self.order = np.argsort(key, kind="stable")
-        self.sorted_key = key[self.order]
-        is_first = np.ones(len(key), bool)
+        low, high = np.minimum(start, end), np.maximum(start, end)
+        self.order = _order_by(low, _order_by(high, np.arange(len(low)), n_vertices), n_vertices)
+        self.sorted_key = (low * max(n_vertices, 1) + high)[self.order]
+        is_first = np.ones(len(low), bool)
         is_first[1:] = self.sorted_key[1:] != self.sorted_key[:-1]
         self.first = np.flatnonzero(is_first)
-        self.count = np.diff(np.append(self.first, len(key)))
+        self.count = np.diff(np.append(self.first, len(low)))
         forward = np.where(start < end, 1, -1)[self.order]
         pair = self.count == 2
         self.misoriented = np.zeros(len(self.count), bool)
@@ -179,6 +155,40 @@ class _Edges:
     def half_edges_with(self, edges: ndarray, position: int = 0) -> ndarray:
         """Give the half-edge at a position among those of each selected edge."""
         return self.order[self.first[edges] + position]
+
+
+def _nonmanifold_vertices(faces: ndarray, n_vertices: int, edges: _Edges) -> ndarray:
+    # Corners of one vertex are joined across each edge; a single fan leaves one group a vertex.
+    first, second = edges.order[:-1], edges.order[1:]
+    joined = edges.sorted_key[:-1] == edges.sorted_key[1:]
+    first, second = first[joined], second[joined]
+    start, end = _corners_of(first)
+    other_start, other_end = _corners_of(second)
+    same = faces.ravel()[start] == faces.ravel()[other_start]
+    pairs = np.concatenate(
+        [
+            np.stack([start, np.where(same, other_start, other_end)], axis=1),
+            np.stack([end, np.where(same, other_end, other_start)], axis=1),
+        ]
+    )
+    group = connected_components(pairs[:, [0, 1, 1]], faces.size)
+    # Each group once, at its first corner.
+    first_corner = np.flatnonzero(np.diff(np.maximum.accumulate(group), prepend=-1))
+    vertex_of_group = faces.ravel()[first_corner]
+    return np.bincount(vertex_of_group, minlength=n_vertices) > 1
+
+
+def _boundary_loops(faces: ndarray, edges: _Edges) -> list[ndarray]:
+    start, end = _corners_of(edges.half_edges_with(edges.count == 1))
+    corner = faces.ravel()
+    following: dict[int, list[int]] = {}
+    for a, b in zip(corner[start].tolist(), corner[end].tolist(), strict=True):
+        following.setdefault(a, []).append(b)
+    loops: list[ndarray] = []
+    for a in sorted(following):
+        while following[a]:
+            loops.extend(np.array(loop, np.int64) for loop in _walk(a, following))
+    return sorted(loops, key=lambda loop: (-len(loop), loop[0]))
 
 
 def _corners_of(half_edge: ndarray) -> tuple[ndarray, ndarray]:
@@ -229,3 +239,32 @@ def _walk(start: int, following: dict[int, list[int]]) -> list[list[int]]:
     if len(path) > 1:
         loops.append(path)
     return loops
+
+
+@njit("i8[::1](i8[::1], i8[::1], i8)", cache=True, nogil=True)
+def _order_by(key, order, n_keys):
+    # Stable counting sort.
+    place = np.zeros(n_keys + 1, np.int64)
+    for i in range(len(key)):
+        place[key[i] + 1] += 1
+    for k in range(n_keys):
+        place[k + 1] += place[k]
+    out = np.empty(len(key), np.int64)
+    for i in order:
+        out[place[key[i]]] = i
+        place[key[i]] += 1
+    return out
+
+
+@njit("b1[::1](f8[:,::1], i8[:,::1])", cache=True, nogil=True)
+def _degenerate(vertices, faces):
+    out = np.empty(len(faces), np.bool_)
+    for i in range(len(faces)):
+        a, b, c = vertices[faces[i, 0]], vertices[faces[i, 1]], vertices[faces[i, 2]]
+        ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+        vx, vy, vz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
+        wx, wy, wz = ux - vx, uy - vy, uz - vz
+        x, y, z = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        longest_sq = max(ux * ux + uy * uy + uz * uz, vx * vx + vy * vy + vz * vz, wx * wx + wy * wy + wz * wz)
+        out[i] = np.sqrt(x * x + y * y + z * z) <= _DEGENERATE_HEIGHT * longest_sq
+    return out

@@ -108,6 +108,12 @@ def test_nothing_is_not_watertight():
     assert (quality.n_components, quality.n_boundary_loops, quality.n_unused_vertices) == (0, 0, 3)
 
 
+def test_faces_beyond_the_vertices_are_refused(cube):
+    vertices, faces = cube(2.0)
+    with pytest.raises(ValueError, match="there are 7"):
+        measure_quality(vertices[:7], faces)
+
+
 def test_a_vertex_pushed_through_its_neighbours_flips_triangles(plane, random_rotation):
     vertices, faces = plane(8)
     assert len(flipped_triangles(vertices, vertices, faces)) == 0
