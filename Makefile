@@ -1,0 +1,48 @@
+# `make demo` and `make test` set up everything they need first; see setup.sh.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint lock
+
+VENV ?= .venv
+CORES ?= all
+export VENV PYTHON
+BIN := $(VENV)/bin
+# Every stage is one process on one core.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+
+help:
+	@echo "make demo    set up, make nine scans with known truth, register them, show where the result lies"
+	@echo "make test    set up, run the tests"
+	@echo "make lint    set up, run the linters, the type checker and the import contracts"
+	@echo "make lock    write requirements.lock anew after a change of pyproject.toml (needs the network)"
+
+setup:
+	@sh setup.sh
+
+demo: setup
+	$(BIN)/python -m pipelines.template --cache .cache
+	$(BIN)/python -m pipelines.demo_scans
+	$(BIN)/snakemake --cores $(CORES)
+	@echo "The result lies in results/: summary.tsv, and a folder for each scan in scans/"
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/snakefmt --check --compact-diff Snakefile workflow
+	$(BIN)/snakemake --lint
+
+# Locked for what `demo`, `test` and `lint` need. A build of torch for one device (2.13.0+cpu) is still 2.13.0.
+lock:
+	rm -rf .cache/lock
+	$(or $(PYTHON),python3.11) -m venv .cache/lock
+	.cache/lock/bin/python -m pip install --upgrade pip
+	.cache/lock/bin/python -m pip install --constraint requirements.lock --editable '.[dev]'
+	.cache/lock/bin/python -m pip check
+	{ sed '/^[^#]/,$$d' requirements.lock; \
+	  .cache/lock/bin/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; } > .cache/lock/new
+	mv .cache/lock/new requirements.lock

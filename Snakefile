@@ -1,0 +1,44 @@
+"""Raw head scans in, registered meshes and training samples out."""
+
+from snakemake.utils import min_version
+
+from workflow.planning import Plan, use_this_python
+
+min_version("9.27")
+
+
+configfile: "config.yaml"
+
+
+use_this_python(workflow.basedir)
+plan = Plan(config, workflow, ancient)
+
+
+wildcard_constraints:
+    subject="[A-Za-z0-9-]+",
+    expression="[A-Za-z0-9-]+",
+
+
+include: "workflow/rules/template.smk"
+include: "workflow/rules/scans.smk"
+include: "workflow/rules/registration.smk"
+include: "workflow/rules/samples.smk"
+include: "workflow/rules/evaluation.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        plan.all_records,
+        plan.summary,
+        plan.verdict,
+    message:
+        "Every scan has its verdict"
+
+
+onsuccess:
+    shell(f"python -m pipelines.summary {plan.summary_options}")
+
+
+onerror:
+    shell(f"python -m pipelines.summary {plan.summary_options}")

@@ -1,0 +1,145 @@
+"""From a scan to a registered mesh: face, landmarks, linear fit, refinement, fine registration."""
+
+
+rule render:
+    input:
+        unpack(plan.inputs("render")),
+    output:
+        plan.record("render"),
+    log:
+        "logs/render/{subject}/{expression}.log",
+    conda:
+        "../../envs/face.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        version=plan.version("render"),
+        options=plan.options("render"),
+        folders=plan.folders("render"),
+    message:
+        "Finding the face of {wildcards.subject}/{wildcards.expression} and rendering it"
+    shell:
+        "python -m pipelines.render {params.folders} {params.options}"
+        " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
+
+
+rule landmarks:
+    input:
+        unpack(plan.inputs("landmarks")),
+    output:
+        plan.record("landmarks"),
+    log:
+        "logs/landmarks/{subject}/{expression}.log",
+    conda:
+        "../../envs/face.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        version=plan.version("landmarks"),
+        options=plan.options("landmarks"),
+        folders=plan.folders("landmarks"),
+    message:
+        "Detecting the landmarks of {wildcards.subject}/{wildcards.expression}"
+    shell:
+        "python -m pipelines.landmarks {params.folders} {params.options}"
+        " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
+
+
+rule backproject:
+    input:
+        unpack(plan.inputs("backproject")),
+    output:
+        plan.record("backproject"),
+    log:
+        "logs/backproject/{subject}/{expression}.log",
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        version=plan.version("backproject"),
+        options=plan.options("backproject"),
+        folders=plan.folders("backproject"),
+    message:
+        "Lifting the landmarks of {wildcards.subject}/{wildcards.expression} to its surface"
+    shell:
+        "python -m pipelines.backproject {params.folders} {params.options}"
+        " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
+
+
+rule flame_fit:
+    input:
+        unpack(plan.inputs("flame_fit")),
+    output:
+        plan.record("flame_fit"),
+    log:
+        "logs/flame_fit/{subject}/{expression}.log",
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        version=plan.version("flame_fit"),
+        options=plan.options("flame_fit"),
+        folders=plan.folders("flame_fit"),
+    message:
+        "Fitting the head model to {wildcards.subject}/{wildcards.expression}"
+    shell:
+        "python -m pipelines.flame_fit {params.folders} {params.options}"
+        " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
+
+
+rule subdivide:
+    input:
+        unpack(plan.inputs("subdivide")),
+    output:
+        plan.record("subdivide"),
+    log:
+        "logs/subdivide/{subject}/{expression}.log",
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        version=plan.version("subdivide"),
+        options=plan.options("subdivide"),
+        folders=plan.folders("subdivide"),
+    message:
+        "Refining the fitted head of {wildcards.subject}/{wildcards.expression}"
+    shell:
+        "python -m pipelines.subdivide {params.folders} {params.options}"
+        " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
+
+
+rule arap:
+    input:
+        unpack(plan.inputs("arap")),
+    output:
+        plan.record("arap"),
+    log:
+        "logs/arap/{subject}/{expression}.log",
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    params:
+        version=plan.version("arap"),
+        options=plan.options("arap"),
+        folders=plan.folders("arap"),
+    message:
+        "Registering the template to {wildcards.subject}/{wildcards.expression}"
+    shell:
+        "python -m pipelines.arap {params.folders} {params.options}"
+        " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
