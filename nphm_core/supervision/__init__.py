@@ -1,0 +1,1 @@
+"""Training samples: signed distances and deformation pairs."""

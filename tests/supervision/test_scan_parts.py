@@ -1,0 +1,41 @@
+"""Fills are told from measurements, and the throat from the head."""
+
+import numpy as np
+import pytest
+
+from nphm_core.errors import SamplingError
+from nphm_core.supervision.scan_parts import closed_scan, throat_plane
+
+
+def test_triangles_off_the_scan_are_fills_whatever_their_order(sphere):
+    vertices, faces = sphere
+    centre = vertices[faces].mean(1)
+    scan_faces = faces[centre[:, 1] >= -60]
+    # A lid over the hole: the missing cap pulled flat.
+    lid = vertices.copy()
+    inner = np.setdiff1d(faces[centre[:, 1] < -60], scan_faces)
+    lid[inner, 1] = -60
+    order = np.random.default_rng(0).permutation(len(faces))
+    parts = closed_scan(lid, faces[order], vertices, scan_faces)
+    assert (parts.is_fill == (centre[order, 1] < -60)).mean() > 0.995
+
+
+def test_a_scan_without_fills_has_none(sphere):
+    vertices, faces = sphere
+    assert not closed_scan(vertices, faces, vertices, faces).is_fill.any()
+
+
+def test_the_throat_lies_at_the_border_of_the_neck(sphere):
+    vertices, faces = sphere
+    neck, face = vertices[:, 1] + 0.3 * vertices[:, 2] < -50, vertices[:, 2] > 60
+    plane = throat_plane(vertices, faces, neck, face)
+    true_normal = np.array([0, 1, 0.3]) / np.hypot(1, 0.3)
+    assert np.degrees(np.arccos(plane.normal @ true_normal)) < 1.5
+    assert plane.origin @ true_normal == pytest.approx(-50 / np.hypot(1, 0.3), abs=2.5)
+    assert plane.keeps(np.array([[0, 50.0, 50.0], [0, -90.0, 0]])).tolist() == [True, False]
+
+
+def test_a_template_without_neck_is_refused(sphere):
+    vertices, faces = sphere
+    with pytest.raises(SamplingError, match="neck"):
+        throat_plane(vertices, faces, np.zeros(len(vertices), bool), vertices[:, 2] > 60)
