@@ -1,0 +1,1 @@
+"""Heads with known truth, and scans of them."""
