@@ -99,11 +99,8 @@ class Plan:
     @property
     def summary_options(self) -> str:
         """Give the options of the command that writes the table and tells how all scans went."""
-        settings = self.settings
-        return shlex.join(
-            ["--table", settings.scans, "--results", settings.results, "--canonical", settings.canonical]
-            + ["--out", self.summary]
-        )
+        scans = ["--table", self.settings.scans, "--canonical", self.settings.canonical]
+        return shlex.join([*scans, "--results", self.settings.results, "--out", self.summary])
 
     @property
     def limit_option(self) -> str:

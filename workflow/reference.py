@@ -1,0 +1,102 @@
+"""Write config.yaml, its schema and its reference page from the settings' own descriptions.
+
+`python -m workflow.reference` writes all three in the repository; a test fails when one of them differs.
+"""
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nphm_core.config import Config, Section
+
+_WIDTH = 118
+_LIMITS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+}
+
+
+def config_yaml() -> str:
+    """Give config.yaml: every key with its default, under its description."""
+    lines = ["# What a user may change, with the defaults. Delete a key to keep its default; unknown keys are errors."]
+    lines += ["# Written by `python -m workflow.reference` from nphm_core/config.py.", ""]
+    for name, value, description in _entries(Config):
+        if isinstance(value, Section):
+            lines += ["", *_comment((type(value).__doc__ or "").strip()), f"{name}:"]
+            lines += [f"  {line}" for entry in _entries(type(value)) for line in _key(*entry, indent=2)]
+        else:
+            lines += _key(name, value, description)
+    return "\n".join(lines) + "\n"
+
+
+def config_schema() -> str:
+    """Give the JSON schema of config.yaml, for editors that complete and check it."""
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+def config_page() -> str:
+    """Give the reference page of the settings."""
+    lines = ["# Settings", "", "Written by `python -m workflow.reference` from `nphm_core/config.py`.", ""]
+    lines += ["## The whole run", "", *_table(Config)]
+    for name, value, _ in _entries(Config):
+        if isinstance(value, Section):
+            lines += ["", f"## `{name}`", "", (type(value).__doc__ or "").strip(), "", *_table(type(value))]
+    return "\n".join(lines) + "\n"
+
+
+DOCUMENTS = {
+    "config.yaml": config_yaml,
+    "workflow/schemas/config.schema.json": config_schema,
+    "docs/reference/config.md": config_page,
+}
+"""What is written from the settings, by path in the repository."""
+
+
+def _entries(section: type[Section]) -> Iterator[tuple[str, Any, str]]:
+    for name, field in section.model_fields.items():
+        yield name, field.get_default(call_default_factory=True), field.description or ""
+
+
+def _key(name: str, value: Any, description: str, indent: int = 0) -> list[str]:
+    # JSON is YAML; plain strings read better without quotes, and these are safe without.
+    text = value if isinstance(value, str) else json.dumps(value)
+    return [*_comment(description, indent), f"{name}: {text}"]
+
+
+def _comment(text: str, indent: int = 0) -> list[str]:
+    return textwrap.wrap(text, _WIDTH - indent, initial_indent="# ", subsequent_indent="# ")
+
+
+def _table(section: type[Section]) -> list[str]:
+    properties = section.model_json_schema()["properties"]
+    rows = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
+    for name, value, description in _entries(section):
+        if not isinstance(value, Section):
+            rows.append(f"| `{name}` | `{json.dumps(value)}` | {_allowed(properties[name])} | {description} |")
+    return rows
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(f"`{choice}`" for choice in schema["enum"])
+    limits = [text.format(schema[key]) for key, text in _LIMITS.items() if key in schema]
+    return ", ".join([{"array": "list"}.get(schema.get("type", ""), schema.get("type", "")), *limits])
+
+
+def main() -> int:
+    """Write the documents into the repository."""
+    root = Path(__file__).parent.parent
+    for name, text in DOCUMENTS.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
