@@ -59,9 +59,9 @@ class FlameFitConfig(Section):
 
     n_identity: int = Field(100, ge=1, description="identity components used, at most")
     n_expression: int = Field(100, ge=0, description="expression components used, at most")
-    n_iterations: int = Field(24, ge=1, description="Levenberg-Marquardt iterations in all")
+    n_iterations: int = Field(28, ge=1, description="Levenberg-Marquardt iterations in all")
     landmark_weight: float = Field(1.0, ge=0, description="weight of the landmark term")
-    identity_prior: float = Field(0.3, ge=0, description="weight of the squared identity coefficients")
+    identity_prior: float = Field(1.0, ge=0, description="weight of the squared identity coefficients")
     expression_prior: float = Field(0.3, ge=0, description="weight of the squared expression coefficients")
     robust_mm: float = Field(2.0, gt=0, description="scale of the Geman-McClure kernel at the end")
     max_distance_mm: float = Field(10.0, gt=0, description="correspondences farther away are rejected at the end")
@@ -92,6 +92,9 @@ class WatertightConfig(Section):
     """Checks of scan and registration, and the closed scan."""
 
     max_hole_edges: int = Field(5000, ge=3, description="boundary loops with more edges stay open")
+    repair_timeout_s: float = Field(120.0, gt=0, description="closing that takes longer is given up: the scan stays open")
+    poisson_depth: int = Field(8, ge=5, le=11, description="octree depth of the surface through a point cloud")
+    max_fill_spacings: float = Field(3.0, gt=0, description="a cloud's surface farther from points than this is a fill")
 
 
 class SampleSdfConfig(Section):

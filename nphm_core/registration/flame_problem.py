@@ -24,12 +24,12 @@ _N_INDEPENDENT_SURFACE = 2000
 _LANDMARK_STD_MM = 2.0
 _LANDMARK_KERNEL_MM = 6.0
 _N_INDEPENDENT_LANDMARKS = 60
-_POINT_TO_POINT = 0.03
+_POINT_TO_POINT = 0.01
 _JOINT_STD_RAD = {"jaw": (0.3, 0.06, 0.06), "neck": (0.25, 0.25, 0.25), "head": (0.25, 0.25, 0.25)}
 # Named expressions are blend weights between 0 and 1 and not standard normal.
 _NAMED_EXPRESSION_STD = 0.4
 _NAMED_EXPRESSION_RANGE = (-0.25, 1.25)
-_HAIR_KERNEL_MM = 2.0
+_HAIR_KERNEL_MM = 1.0
 _LOG_SCALE_STD = 0.5
 _MIN_NORMAL_COS = 0.5
 
