@@ -21,7 +21,7 @@ FACE_SHAPE: dict[int, tuple[float, float, float]] = {
     0: (0, -58, 33), 17: (0, -75, 32), 200: (0, -90, 29), 105: (-40, 22, 12), 334: (40, 22, 12), 50: (-48, -33, 4),
     280: (48, -33, 4), 151: (0, 34, 19), 205: (-39, -40, 11), 425: (39, -40, 11), 9: (0, 19, 21),
 }  # fmt: skip
-"""MediaPipe landmarks of an average adult face, mm: +x to the subject's left, +y up, +z out; origin between the eyes."""
+"""MediaPipe landmarks of an average adult, mm: +x to the subject's left, +y up, +z out; origin between the eyes."""
 
 MAX_RESIDUAL_MM = 9.0
 """Median distance to the average shape; real faces lie within 5 mm, with the mouth wide open within 7."""

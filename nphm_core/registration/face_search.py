@@ -6,7 +6,7 @@ look from the front finds it again and the landmarks on the surface have the sha
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,7 +104,7 @@ def find_faces(drawable: Drawable, caster: RayCaster, *, min_confidence: float, 
     with FaceDetector(refine=False, min_confidence=min_confidence) as detector:
         search = _Search(drawable, caster, detector)
         fit = search.run()
-        fits = () if fit is None else (fit,)
+        fits: tuple[FaceFit, ...] = () if fit is None else (fit,)
         if fit is not None and several:
             rest = _outside_head(drawable, fit)
             if rest is not None:
@@ -142,9 +142,7 @@ def _outside_head(drawable: Drawable, fit: FaceFit) -> Drawable | None:
 class _Search:
     """The search on one drawable: pictures, finds, and what was tried."""
 
-    def __init__(
-        self, drawable: Drawable, caster: RayCaster, detector: FaceDetector, *, thorough: bool = True
-    ) -> None:
+    def __init__(self, drawable: Drawable, caster: RayCaster, detector: FaceDetector, *, thorough: bool = True) -> None:
         self._caster, self._detector, self._thorough = caster, detector, thorough
         self._centre, self._radius = _bounding_ball(drawable.vertices)
         self._drawable = with_texture_for(drawable, 2 * self._radius / SEARCH_PIXELS)
@@ -180,9 +178,7 @@ class _Search:
             for x in (-0.5, 0.0, 0.5):
                 for y in (0.5, 0.0, -0.5):
                     target = self._centre + self._radius * (x * right + y * up)
-                    camera = framing(
-                        target, direction, up, height=self._radius, fov_rad=_FOV_RAD, pixels=SEARCH_PIXELS
-                    )
+                    camera = framing(target, direction, up, height=self._radius, fov_rad=_FOV_RAD, pixels=SEARCH_PIXELS)
                     view = see(self._drawable, self._caster, camera)
                     if len(view.pixel) < 0.05 * SEARCH_PIXELS**2:
                         continue
@@ -255,7 +251,9 @@ def _oblique_views() -> Iterator[tuple[ndarray, ndarray]]:
         yield direction, np.array([0.0, 1.0, 0.0])
 
 
-def _rolled(view: SurfaceView, drawable: Drawable, degrees: int):  # type: ignore[no-untyped-def]
+def _rolled(
+    view: SurfaceView, drawable: Drawable, degrees: int
+) -> tuple[UInt8[ndarray, "height width 3"], Callable[[ndarray], ndarray]]:
     """Give a view turned counter-clockwise, lit from its own upper left, and the map of its points back to the view."""
     import cv2
 

@@ -18,8 +18,8 @@ from nphm_core.registration.cameras import Camera
 from nphm_core.registration.face_detector import CONTOUR, N_LANDMARKS, FaceDetector
 
 MIN_VIEWS = 3
-_EYE_CORNERS = (33, 263)
-_EYE_DISTANCE_MM = 90.0
+EYE_CORNERS = (33, 263)
+EYE_DISTANCE_MM = 90.0
 """Between the outer corners of the eyes of an average adult."""
 _VIEW_LIMIT = 3.0
 """A view whose median residual is above this many times that of the median view is wrong,"""
@@ -57,7 +57,7 @@ class ViewLandmarks:
     def quality(self) -> dict[str, Any]:
         """Give the numbers that say how far these landmarks can be trusted; the oval is left out."""
         spread = self.spread_px[~self.is_contour]
-        mm = _EYE_DISTANCE_MM / (self.eye_distance * self.px_per_unit)
+        mm = EYE_DISTANCE_MM / (self.eye_distance * self.px_per_unit)
         return {
             "n_views": int(np.isfinite(self.points_px[:, 0, 0]).sum()),
             "n_views_used": int(self.used.sum()),
@@ -65,6 +65,39 @@ class ViewLandmarks:
             "spread_p95_px": float(np.quantile(spread, 0.95)),
             "spread_median_mm": float(np.median(spread)) * mm,
         }
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain facts for landmarks2d.json; a view without a face has null for its points."""
+        seen = np.isfinite(self.points_px[:, 0, 0])
+        rows = zip(self.points_px, self.residual_px, seen, strict=True)
+        found = [(points, residual) if ok else (None, None) for points, residual, ok in rows]
+        return {
+            "index": np.arange(N_LANDMARKS),
+            "points_px": [points for points, _ in found],
+            "residual_px": [residual for _, residual in found],
+            "used": self.used,
+            "spread_px": self.spread_px,
+            "is_contour": self.is_contour,
+            "points": self.points,
+            "eye_distance": self.eye_distance,
+            "px_per_unit": self.px_per_unit,
+            "quality": self.quality,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "ViewLandmarks":
+        """Read what `to_json` gave."""
+        points = [np.full((N_LANDMARKS, 2), np.nan) if p is None else np.array(p, float) for p in data["points_px"]]
+        residual = [np.full(N_LANDMARKS, np.nan) if r is None else np.array(r, float) for r in data["residual_px"]]
+        return cls(
+            np.stack(points),
+            np.stack(residual),
+            np.array(data["used"], bool),
+            np.array(data["spread_px"], float),
+            np.array(data["points"], float),
+            float(data["eye_distance"]),
+            float(data["px_per_unit"]),
+        )
 
 
 def detect_landmarks(
@@ -109,9 +142,11 @@ def agree(points_px: Float[ndarray, "n_views 468 2"], cameras: tuple[Camera, ...
                 " the scan table"
             )
         points = triangulate(points_px, cameras, used)
-        residual = np.stack([np.linalg.norm(c.project(points) - p, axis=1) for c, p in zip(cameras, points_px, strict=True)])
+        residual = np.stack(
+            [np.linalg.norm(c.project(points) - p, axis=1) for c, p in zip(cameras, points_px, strict=True)]
+        )
         by_view = np.where(used, np.median(residual[:, inner], axis=1), -1.0)
-        eyes = points[list(_EYE_CORNERS)]
+        eyes = points[list(EYE_CORNERS)]
         eye_distance = float(np.linalg.norm(eyes[1] - eyes[0]))
         px_per_unit = float(cameras[0].focal_px / cameras[0].depth(eyes).mean())
         worst = int(np.argmax(by_view))

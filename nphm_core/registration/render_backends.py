@@ -138,7 +138,7 @@ class OpenGLRenderer:
         uv = drawable.texture.uv.reshape(-1, 2) if drawable.texture is not None else None
         unit = float(depth.max())
         primitive = p.Primitive(
-            positions=local / unit, indices=self._indices, color_0=colour, texcoord_0=uv, material=self._material, mode=4
+            local / unit, indices=self._indices, color_0=colour, texcoord_0=uv, material=self._material, mode=4
         )
         near = max(float(depth.min()) / unit * 0.99, 1e-3)
         lens = p.IntrinsicsCamera(
