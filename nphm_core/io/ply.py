@@ -155,12 +155,13 @@ def _corner_uv(vertex: dict, face: dict, faces: ndarray, where: ndarray, path: P
     return None
 
 
-def write_ply(path: Path, mesh: Mesh, *, image_name: str = "texture.png") -> None:
+def write_ply(path: Path, mesh: Mesh, *, image_name: str = "texture.png", exact: bool = False) -> None:
     """Write a binary PLY, and its texture beside it under `image_name`.
 
-    Positions are stored as float32 unless rounding would move one by more than a millionth of the mesh's extent.
+    Positions are stored as float32 unless rounding would move one by more than a millionth of the mesh's extent, or
+    with `exact` at all.
     """
-    rows = np.empty(mesh.n_vertices, _vertex_row(mesh))
+    rows = np.empty(mesh.n_vertices, _vertex_row(mesh, 0.0 if exact else 1e-6))
     for i, axis in enumerate("xyz"):
         rows[axis] = mesh.vertices[:, i]
         if mesh.normals is not None:
@@ -182,13 +183,13 @@ def write_ply(path: Path, mesh: Mesh, *, image_name: str = "texture.png") -> Non
         stream.write(triangles.tobytes())
 
 
-def _vertex_row(mesh: Mesh) -> np.dtype:
+def _vertex_row(mesh: Mesh, max_rounding: float) -> np.dtype:
     kind = "<f4"
     if mesh.n_vertices:
         with np.errstate(over="ignore"):
             rounding = np.abs(mesh.vertices.astype(np.float32) - mesh.vertices).max()
         # NaN in the comparison keeps the double.
-        kind = "<f4" if rounding <= 1e-6 * np.ptp(mesh.vertices, axis=0).max() else "<f8"
+        kind = "<f4" if rounding <= max_rounding * np.ptp(mesh.vertices, axis=0).max() else "<f8"
     fields = [(axis, kind) for axis in "xyz"]
     if mesh.normals is not None:
         fields += [("n" + axis, "<f4") for axis in "xyz"]

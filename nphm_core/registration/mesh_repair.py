@@ -65,42 +65,39 @@ def drop_bad_faces(mesh: Mesh) -> tuple[Mesh, int, int]:
 
 def drop_spikes(mesh: Mesh) -> tuple[Mesh, int]:
     """Drop triangles at the tips of spikes, which scanners make at edges and highlights, and count them."""
-    n_before = mesh.n_faces
-    edges, count = unique_edges(mesh.faces)
-    typical = float(np.median(_lengths(mesh.vertices, edges))) if len(edges) else 0.0
-    for _ in range(_SPIKE_ROUNDS):
+    n_before, typical = mesh.n_faces, 0.0
+    for round_ in range(_SPIKE_ROUNDS):
         edges, count = unique_edges(mesh.faces)
-        tips = _spike_tips(mesh, edges, count, typical)
-        hit = tips[mesh.faces].any(axis=1)
+        length = np.linalg.norm(mesh.vertices[edges[:, 0]] - mesh.vertices[edges[:, 1]], axis=1)
+        if round_ == 0 and len(length):
+            typical = float(np.median(length))
+        hit = _spike_tips(mesh, edges, length, count, typical)[mesh.faces].any(axis=1)
         if not hit.any() or hit.all():
             break
         mesh = select_faces(mesh, ~hit)
     return mesh, n_before - mesh.n_faces
 
 
-def _lengths(vertices: ndarray, edges: ndarray) -> ndarray:
-    return np.linalg.norm(vertices[edges[:, 0]] - vertices[edges[:, 1]], axis=1)
-
-
-def _spike_tips(mesh: Mesh, edges: ndarray, count: ndarray, typical: float) -> ndarray:
+def _spike_tips(mesh: Mesh, edges: ndarray, length: ndarray, count: ndarray, typical: float) -> ndarray:
     n = mesh.n_vertices
-    shortest, longest = np.full(n, np.inf), np.zeros(n)
-    length = _lengths(mesh.vertices, edges)
+    # Few vertices have only long edges: the angles are needed there alone.
+    far = np.ones(n, bool)
+    far[edges[length <= _SPIKE_EDGES * typical].ravel()] = False
+    shortest = np.full(n, np.inf)
+    long = far[edges].any(axis=1)
     for side in range(2):
-        np.minimum.at(shortest, edges[:, side], length)
-        np.maximum.at(longest, edges[:, side], length)
+        np.minimum.at(shortest, edges[long, side], length[long])
     border = np.zeros(n, bool)
     border[edges[count == 1].ravel()] = True
-    angle = np.bincount(mesh.faces.ravel(), _corner_angles(mesh).ravel(), minlength=n)
-    used = longest > 0
-    inside = ~border & (angle < _SPIKE_ANGLE_RAD) & (shortest > _SPIKE_EDGES * typical)
+    at_far = mesh.faces[far[mesh.faces].any(axis=1)]
+    angle = np.bincount(at_far.ravel(), _corner_angles(mesh.vertices[at_far]).ravel(), minlength=n)
+    inside = ~border & (angle < _SPIKE_ANGLE_RAD)
     fringe = border & (angle < _FRINGE_ANGLE_RAD) & (shortest > _FRINGE_EDGES * typical)
-    return used & (inside | fringe)
+    return far & (angle > 0) & (inside | fringe)
 
 
-def _corner_angles(mesh: Mesh) -> ndarray:
-    corners = mesh.vertices[mesh.faces]
-    out = np.empty(mesh.faces.shape)
+def _corner_angles(corners: Float[ndarray, "n 3 3"]) -> Float[ndarray, "n 3"]:
+    out = np.empty(corners.shape[:2])
     for k in range(3):
         a, b = corners[:, (k + 1) % 3] - corners[:, k], corners[:, (k + 2) % 3] - corners[:, k]
         cross = np.cross(a, b)
@@ -192,12 +189,21 @@ def turn_faces(mesh: Mesh, turn: Bool[ndarray, " n_faces"]) -> Mesh:
 
 def _consistent(faces: Int[ndarray, "n 3"]) -> tuple[Int[ndarray, "n 3"], Int[ndarray, " n"]]:
     """Turn triangles of each orientable patch to agree; the patches break at edges of more than two triangles."""
+    if _agree(faces):
+        return faces, connected_components(faces, int(faces.max(initial=-1)) + 1)[faces[:, 0]]
     import igl
 
     out, patch = igl.bfs_orient(faces)
     out = np.asarray(out, np.int64)
     # igl turns a triangle by swapping other corners than we do.
     return np.where(_is_turned(faces, out)[:, None], faces[:, [0, 2, 1]], faces), np.asarray(patch, np.int64).ravel()
+
+
+def _agree(faces: Int[ndarray, "n 3"]) -> bool:
+    """Tell whether no two triangles run along an edge the same way, which also fails where more than two meet."""
+    start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
+    key = np.sort(start * (int(faces.max(initial=0)) + 1) + end)
+    return not (key[1:] == key[:-1]).any()
 
 
 def _is_turned(before: ndarray, after: ndarray) -> ndarray:
