@@ -33,7 +33,7 @@ def process(job: Job) -> dict[str, Any]:
     metrics, errors = measure_surface(
         scan,
         registered,
-        read_mesh(job.folder / "subdivided.ply").vertices,
+        fine.rest,
         read_npz(job.folder / "registered_weights.npz")["weight"],
         fine.regions,
         job.settings,
@@ -111,7 +111,7 @@ def _draw(
     landmarks: LandmarkResiduals,
     T_head_metric: Similarity,
 ) -> None:
-    from nphm_core.report.quality_picture import RegistrationView, registration_picture
+    from nphm_core.report.quality_picture import TRUSTED_WEIGHT, RegistrationView, registration_picture
 
     view = RegistrationView(
         scan=scan,
@@ -124,7 +124,7 @@ def _draw(
         is_folded=errors.is_folded,
         landmarks=landmarks.found,
         landmarks_registered=landmarks.registered,
-        landmark_used=landmarks.weight > 0,
+        landmark_trusted=landmarks.weight >= TRUSTED_WEIGHT,
     )
     settings = job.settings
     image = registration_picture(

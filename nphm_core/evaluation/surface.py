@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from nphm_core.config import EvaluateConfig
 from nphm_core.evaluation.scan_distance import MeasuredScan, ScanDistances
 from nphm_core.geometry.closest import ClosestPoints
-from nphm_core.geometry.mesh import Mesh, face_normals, vertex_normals
+from nphm_core.geometry.mesh import Mesh, vertex_normals
+from nphm_core.geometry.quality import flipped_triangles
 from nphm_core.geometry.sampling import interpolate, sample_surface
 
 _N_SCAN_POINTS = 40_000
@@ -64,9 +65,7 @@ class SurfaceMetrics:
     covered_share: float | None
     """Share of those points within one millimetre; None without any."""
     folded_faces: int
-    """Triangles of the face region that are folded over, and are not in the linear fit."""
-    folded_faces_fit: int
-    """Triangles of the face region that the linear fit has folded over already."""
+    """Triangles of the face region that are folded over, and are not in the template."""
     is_cloud: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +86,7 @@ class VertexErrors:
 def measure_surface(
     scan: Mesh,
     registered: Mesh,
-    linear_fit: Float[ndarray, "n_vertices 3"],
+    rest: Float[ndarray, "n_vertices 3"],
     weight: Float[ndarray, " n_vertices"],
     regions: Mapping[str, Bool[ndarray, " n_vertices"]],
     settings: EvaluateConfig,
@@ -96,7 +95,7 @@ def measure_surface(
 ) -> tuple[SurfaceMetrics, VertexErrors]:
     """Measure a registered mesh; `regions` must hold `face`.
 
-    The scan faces outwards; `linear_fit` has the registered mesh's topology.
+    The scan faces outwards; `rest` is the template's own shape in the registered mesh's topology.
     """
     target = MeasuredScan(scan)
     normals = vertex_normals(registered.vertices, registered.faces)
@@ -104,8 +103,9 @@ def measure_surface(
     has_scan = np.isfinite(found.distance) & ~found.at_border
     is_measured = has_scan & (weight > 0)
     face = regions["face"]
-    folded = folded_faces(registered.vertices, registered.faces)
-    folded_before = folded_faces(linear_fit, registered.faces)
+    folded = flipped_triangles(registered.vertices, rest, registered.faces)
+    is_folded = np.zeros(registered.n_faces, bool)
+    is_folded[folded] = True
     of_face = face[registered.faces].all(1)
     to_face, covered = _from_scan(scan, registered, of_face, settings, rng)
     metrics = SurfaceMetrics(
@@ -116,11 +116,10 @@ def measure_surface(
         },
         scan_to_face=to_face,
         covered_share=covered,
-        folded_faces=int((folded & ~folded_before & of_face).sum()),
-        folded_faces_fit=int((folded_before & of_face).sum()),
+        folded_faces=int((is_folded & of_face).sum()),
         is_cloud=target.is_cloud,
     )
-    return metrics, VertexErrors(found.distance, is_measured, folded & ~folded_before)
+    return metrics, VertexErrors(found.distance, is_measured, is_folded)
 
 
 def distance_summary(distances: Float[ndarray, " n"]) -> DistanceSummary:
@@ -131,18 +130,6 @@ def distance_summary(distances: Float[ndarray, " n"]) -> DistanceSummary:
     return DistanceSummary(
         len(distances), float(median), float(distances.mean()), float(p90), float(p95), float(distances.max())
     )
-
-
-def folded_faces(
-    vertices: Float[ndarray, "n_vertices 3"], faces: Int[ndarray, "n_faces 3"]
-) -> Bool[ndarray, " n_faces"]:
-    """Mark triangles that face away from the surface around them.
-
-    That is the mean of their corners' normals; those are weighted by area, so a sliver that has turned over does not
-    turn them with it. Independent of the pose, unlike a comparison with another mesh's normals.
-    """
-    around = vertex_normals(vertices, faces)[faces].sum(1)
-    return (face_normals(vertices, faces)[0] * around).sum(1) < 0
 
 
 def _region_metrics(

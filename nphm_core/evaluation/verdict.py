@@ -20,7 +20,6 @@ DECIDING_STAGES = ("landmarks", "backproject", "flame_fit", "subdivide", "arap")
 """A warning of these concerns the registration itself; the others' are passed on without a verdict."""
 
 
-
 @dataclass(frozen=True)
 class Verdict:
     """What is to be thought of a scan's result."""

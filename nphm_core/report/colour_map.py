@@ -14,9 +14,7 @@ UNSEEN = np.array([186, 190, 196], np.uint8)
 """Vertices that were not measured."""
 
 # Lightness, chroma and hue in degrees: cream, orange, rose, magenta, violet.
-_ANCHORS = np.array(
-    [[0.95, 0.045, 105], [0.83, 0.120, 75], [0.67, 0.175, 30], [0.48, 0.170, -5], [0.27, 0.120, -50]]
-)
+_ANCHORS = np.array([[0.95, 0.045, 105], [0.83, 0.120, 75], [0.67, 0.175, 30], [0.48, 0.170, -5], [0.27, 0.120, -50]])
 _N_COLOURS = 256
 
 

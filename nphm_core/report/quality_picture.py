@@ -28,12 +28,15 @@ from nphm_core.report.head_views import (
     overlay_picture,
     scan_picture,
 )
-from nphm_core.report.sheet import INK, SOFT, Colour, Sheet, with_marks
+from nphm_core.report.sheet import INK, RESIDUAL, SOFT, Colour, Sheet, with_marks
 from nphm_core.spaces import Similarity
 
 VERDICT_COLOURS: dict[str, Colour] = {"ok": (46, 125, 74), "suspicious": (190, 120, 10), "failed": (178, 40, 40)}
-USED: Colour = (20, 110, 200)
-REJECTED: Colour = (240, 140, 20)
+TRUSTED: Colour = (20, 110, 200)
+WEAK: Colour = (240, 140, 20)
+
+TRUSTED_WEIGHT = 0.3
+"""Landmarks with less weight are drawn as weak."""
 
 _MARGIN = 18
 _GAP = 10
@@ -72,7 +75,8 @@ class RegistrationView:
     landmarks: Float[ndarray, "n_landmarks 3"]
     landmarks_registered: Float[ndarray, "n_landmarks 3"]
     """Where the registered mesh has them; NaN where it has none."""
-    landmark_used: Bool[ndarray, " n_landmarks"]
+    landmark_trusted: Bool[ndarray, " n_landmarks"]
+    """Others weigh little in the linear fit."""
 
 
 def registration_picture(
@@ -162,7 +166,7 @@ def _landmark_picture(view: RegistrationView, scan: Tile) -> ndarray:
     visible = camera.depth(view.landmarks) < depth[row * camera.width + column] + _HIDDEN_MM
     ends = camera.project(view.landmarks_registered)
     ends = np.where(np.isfinite(ends), ends, at)
-    colours = np.where(view.landmark_used[:, None], np.uint8(USED), np.uint8(REJECTED))
+    colours = np.where(view.landmark_trusted[:, None], TRUSTED, WEAK).astype(np.uint8)
     return with_marks(pale, at[visible], ends[visible], colours[visible], radius=1.6)
 
 
@@ -189,8 +193,8 @@ def _write_legends(page: Sheet, y: int, width: int, colour_max_mm: float, is_col
     page.colour_bar(left[3], y + 2, width - 90, 12, colour_max_mm, _SMALL)
     x = page.swatch(left[3], y + 42, 11, _rgb(UNSEEN / 255))
     page.text(x, y + 40, "unseen: follows the prior", _SMALL, SOFT)
-    for k, (dot, text) in enumerate(((USED, "found, used"), (REJECTED, "found, rejected"), ((200, 30, 30), ""))):
-        text = text or "line: to the registration's own"
+    meanings = ((TRUSTED, "found in the scan"), (WEAK, "found, of little weight"), (RESIDUAL, "to the registration's"))
+    for k, (dot, text) in enumerate(meanings):
         page.text(page.swatch(left[4], y + 20 * k + 2, 11, dot), y + 20 * k, text, _SMALL, SOFT)
 
 

@@ -13,8 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 from nphm_core.report.colour_map import error_colours
 
 Colour = tuple[int, int, int]
+Pixels = int | float
 INK: Colour = (32, 36, 42)
 SOFT: Colour = (104, 110, 118)
+RESIDUAL: Colour = (200, 30, 30)
 _SPELT = str.maketrans({"≥": ">", "≤": "<", "–": "-", "—": "-", "’": "'", "“": '"', "”": '"', "→": "->", "\t": " "})
 _MARK_SCALE = 4
 
@@ -29,12 +31,12 @@ def printable(text: str) -> str:
     return text.translate(_SPELT).encode("latin-1", "replace").decode("latin-1")
 
 
-def text_width(text: str, size: int) -> float:
+def text_width(text: str, size: int) -> Pixels:
     """Give the width of one line of text."""
     return _font(size).getlength(printable(text))
 
 
-def wrapped(text: str, size: int, width: float) -> list[str]:
+def wrapped(text: str, size: int, width: Pixels) -> list[str]:
     """Break text at blanks into lines of at most this width; its own line breaks stay, long words are cut."""
     out: list[str] = []
     for line in printable(text).split("\n"):
@@ -62,14 +64,14 @@ class Sheet:
         self.image = Image.new("RGB", (width, height), "white")
         self._draw = ImageDraw.Draw(self.image)
 
-    def text(self, x: float, y: float, text: str, size: int, colour: Colour = INK) -> float:
+    def text(self, x: Pixels, y: Pixels, text: str, size: int, colour: Colour = INK) -> Pixels:
         """Write one line, its top left at a point; give the x where it ends."""
         self._draw.text((x, y), printable(text), font=_font(size), fill=colour)
         return x + text_width(text, size)
 
     def paragraph(
-        self, x: float, y: float, text: str, size: int, width: float, *, max_lines: int = 99, colour: Colour = INK
-    ) -> float:
+        self, x: Pixels, y: Pixels, text: str, size: int, width: Pixels, *, max_lines: int = 99, colour: Colour = INK
+    ) -> Pixels:
         """Write broken lines and give the y below them; what does not fit ends in dots."""
         lines = wrapped(text, size, width)
         if len(lines) > max_lines:
@@ -79,7 +81,7 @@ class Sheet:
             y += round(1.35 * size)
         return y
 
-    def badge(self, x: float, y: float, text: str, size: int, colour: Colour) -> float:
+    def badge(self, x: Pixels, y: Pixels, text: str, size: int, colour: Colour) -> Pixels:
         """Write white text on a coloured plate; give the x where it ends."""
         pad = round(0.45 * size)
         end = x + text_width(text, size) + 2 * pad
@@ -95,11 +97,11 @@ class Sheet:
         """Draw a thin frame."""
         self._draw.rectangle((x, y, x + width - 1, y + height - 1), outline=(218, 221, 225))
 
-    def line(self, x: float, y: float, length: float, colour: Colour) -> None:
+    def line(self, x: Pixels, y: Pixels, length: Pixels, colour: Colour) -> None:
         """Draw a horizontal line."""
         self._draw.line((x, y, x + length, y), fill=colour, width=1)
 
-    def swatch(self, x: float, y: float, size: int, colour: Colour) -> float:
+    def swatch(self, x: Pixels, y: Pixels, size: int, colour: Colour) -> Pixels:
         """Draw a filled square for a legend; give the x where text may begin."""
         self._draw.rectangle((x, y, x + size, y + size), fill=colour, outline=(150, 154, 160))
         return x + size + 6
@@ -124,7 +126,7 @@ def with_marks(
     points: Float[ndarray, "n 2"],
     ends: Float[ndarray, "n 2"],
     colours: UInt8[ndarray, "n 3"],
-    radius: float = 2.0,
+    radius: Pixels = 2.0,
 ) -> UInt8[ndarray, "height width 3"]:
     """Draw dots, and from each a line to where it should lie; smooth edges."""
     height, width = tile.shape[:2]
@@ -132,7 +134,7 @@ def with_marks(
     layer = Image.new("RGBA", (width * scale, height * scale), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
     for a, b, colour in zip(points * scale, ends * scale, colours, strict=True):
-        draw.line((*a, *b), fill=(200, 30, 30, 255), width=round(0.9 * scale))
+        draw.line((*a, *b), fill=(*RESIDUAL, 255), width=round(0.9 * scale))
         r = radius * scale
         draw.ellipse((a[0] - r, a[1] - r, a[0] + r, a[1] + r), fill=(*(int(c) for c in colour), 255))
     small = layer.resize((width, height), Image.Resampling.BOX)
