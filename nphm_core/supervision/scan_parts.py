@@ -10,6 +10,7 @@ from nphm_core.supervision.sample_sdf import ClosedScan, Plane
 
 # Positions in a file are float32, of a head that may lie a metre from the origin.
 _SAME_SURFACE_MM = 0.01
+_BELOW_JAW_MM = 25.0
 
 
 def closed_scan(
@@ -38,10 +39,10 @@ def throat_plane(
     neck: Bool[ndarray, " n_vertices"],
     face: Bool[ndarray, " n_vertices"],
 ) -> Plane:
-    """Give the plane between head and neck of a mesh in the template's topology, normal towards the head.
+    """Give the plane through the throat of a mesh in the template's topology, normal towards the head.
 
-    Least squares through the border of the neck region towards the head (NPHM cuts along a plane of three template
-    vertices there, METHOD 1.6).
+    Parallel to the border between neck region and head (least squares) and 25 mm below it, so that the underside of
+    the chin stays. NPHM cuts along a plane through three vertices of its template (METHOD 1.6).
     """
     upper = _upper_border(vertices_mm, faces, neck, face)
     if len(upper) < 3:
@@ -51,7 +52,8 @@ def throat_plane(
         )
     origin = upper.mean(0)
     normal = np.linalg.svd(upper - origin, full_matrices=False)[2][2]
-    return Plane(origin, normal if (vertices_mm[face].mean(0) - origin) @ normal > 0 else -normal)
+    normal = normal if (vertices_mm[face].mean(0) - origin) @ normal > 0 else -normal
+    return Plane(origin - _BELOW_JAW_MM * normal, normal)
 
 
 def _upper_border(vertices: ndarray, faces: ndarray, neck: ndarray, face: ndarray) -> Float[ndarray, "k 3"]:

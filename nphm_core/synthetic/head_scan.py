@@ -8,7 +8,7 @@ into the unit and orientation in which a lab would hand the scan over.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
 from nphm_core.geometry.closest import ClosestPoints
@@ -19,6 +19,7 @@ from nphm_core.geometry.sampling import interpolate
 from nphm_core.spaces import Similarity
 from nphm_core.synthetic.fusion import fuse_views
 from nphm_core.synthetic.paint import PaintedPoints, paint
+from nphm_core.synthetic.photograph import photograph
 from nphm_core.synthetic.sensor import SensorSettings, scan_views
 from nphm_core.synthetic.subject import ExpressionSpec, HeadSurface, PosedSurface, Subject
 from nphm_core.template.model import Coefficients
@@ -59,16 +60,19 @@ def make_scan(
     *,
     rng: np.random.Generator,
     voxel_mm: float = VOXEL_MM,
+    textured: bool = False,
 ) -> SyntheticScan:
-    """Scan one subject in one expression; vertex colours, mm, the head model's frame."""
+    """Scan one subject in one expression: mm, the head model's frame, vertex colours or else photographs."""
     settings = settings or SensorSettings()
     posed = surface.pose(subject, expression)
     dark = posed.hair * (1 - np.clip(subject.hair.mean() / 0.45, 0, 1))
     views = scan_views(posed.vertices, posed.faces, dark, settings, rng=rng)
     vertices, faces = without_small_pieces(*fuse_views(views, voxel_mm=voxel_mm))
-    colours = ColourLookup(surface, posed, subject).at(vertices).astype(float)
-    colours *= 1 + 0.02 * rng.standard_normal((len(colours), 1))
-    mesh = Mesh(vertices, faces, colours=np.clip(np.rint(colours), 0, 255).astype(np.uint8))
+    lookup = ColourLookup(surface, posed, subject)
+    if textured:
+        mesh = Mesh(vertices, faces, texture=photograph(vertices, faces, lookup.at))
+    else:
+        mesh = Mesh(vertices, faces, colours=_grainy(lookup.at(vertices), rng))
     n = posed.n_template_vertices
     truth = ScanTruth(
         posed.skin[:n],
@@ -102,7 +106,7 @@ class ColourLookup:
         painted = surface.refined(np.stack(parts, axis=1))
         self._values = np.concatenate([posed.material, painted, posed.hair[:, None]], axis=1)
 
-    def at(self, points: Float[ndarray, "n 3"]) -> ndarray:
+    def at(self, points: Float[ndarray, "n 3"]) -> UInt8[ndarray, "n 3"]:
         """Give sRGB bytes, one colour a point."""
         found = self._closest.query(points)
         values = interpolate(self._values, self._posed.faces, found.face, found.barycentric)
@@ -112,7 +116,9 @@ class ColourLookup:
         return paint(seen, self._surface.head_map, self._subject)
 
 
-def without_small_pieces(vertices: Float[ndarray, "n 3"], faces: ndarray) -> tuple[ndarray, ndarray]:
+def without_small_pieces(
+    vertices: Float[ndarray, "n 3"], faces: Int[ndarray, "m 3"]
+) -> tuple[Float[ndarray, "k 3"], Int[ndarray, "l 3"]]:
     """Drop specks and vertices without faces; larger loose pieces stay, as scans have them."""
     label = connected_components(faces, len(vertices))
     used = np.zeros(len(vertices), bool)
@@ -120,6 +126,11 @@ def without_small_pieces(vertices: Float[ndarray, "n 3"], faces: ndarray) -> tup
     keep = used & (np.bincount(label)[label] >= _MIN_PIECE_VERTICES)
     new_index = np.cumsum(keep) - 1
     return vertices[keep], new_index[faces[keep[faces[:, 0]]]]
+
+
+def _grainy(colours: UInt8[ndarray, "n 3"], rng: np.random.Generator) -> UInt8[ndarray, "n 3"]:
+    noisy = colours * (1 + 0.02 * rng.standard_normal((len(colours), 1)))
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
 def _ambient(surface: HeadSurface, posed: PosedSurface) -> Float[ndarray, " n_template"]:

@@ -25,14 +25,14 @@ def test_a_scan_without_fills_has_none(sphere):
     assert not closed_scan(vertices, faces, vertices, faces).is_fill.any()
 
 
-def test_the_throat_lies_at_the_border_of_the_neck(sphere):
+def test_the_throat_lies_below_the_border_of_the_neck(sphere):
     vertices, faces = sphere
     neck, face = vertices[:, 1] + 0.3 * vertices[:, 2] < -50, vertices[:, 2] > 60
     plane = throat_plane(vertices, faces, neck, face)
     true_normal = np.array([0, 1, 0.3]) / np.hypot(1, 0.3)
     assert np.degrees(np.arccos(plane.normal @ true_normal)) < 1.5
-    assert plane.origin @ true_normal == pytest.approx(-50 / np.hypot(1, 0.3), abs=2.5)
-    assert plane.keeps(np.array([[0, 50.0, 50.0], [0, -90.0, 0]])).tolist() == [True, False]
+    assert plane.origin @ true_normal == pytest.approx(-50 / np.hypot(1, 0.3) - 25, abs=2.5)
+    assert plane.keeps(np.array([[0, 50.0, 50.0], [0, -60.0, 0], [0, -90.0, 0]])).tolist() == [True, True, False]
 
 
 def test_a_template_without_neck_is_refused(sphere):
