@@ -45,13 +45,22 @@ def process(job: Job) -> dict[str, Any]:
     )
     measures = {"surface": metrics.to_json(), "landmarks": landmarks.to_json()}
     verdict = judge(records, measures, job.settings)
-    headline = _headline(metrics, landmarks, records)
-    facts = {"scan": job.scan_id, "warnings": stage_warnings(records), **verdict.to_json()}
-    write_json(job.out / "metrics.json", facts | headline | measures)
+    headline = _verdict_facts(verdict, records) | _headline(metrics, landmarks, records)
+    write_json(job.out / "metrics.json", {"scan": job.scan_id} | headline | measures)
     heading = _heading(job, verdict, _numbers(metrics, landmarks))
     T_head_metric = Similarity.from_json(landmark_facts["T_head_metric"])
     _draw(job, heading, scan, registered, fine, errors, landmarks, T_head_metric)
-    return verdict.to_json() | headline
+    return headline
+
+
+def _verdict_facts(verdict: Verdict, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Give what every scan has, with or without a registered mesh."""
+    backprojected = records["backproject"].get("metrics", {})
+    # Not `warnings`: these are the earlier stages', not this one's.
+    return verdict.to_json() | {
+        "stage_warnings": list(stage_warnings(records)),
+        "unit": backprojected.get("unit", ""),
+    }
 
 
 def _outward_scan(job: Job) -> "tuple[Mesh, dict[str, Any]]":
@@ -139,13 +148,13 @@ def _report_failure(job: Job, records: dict[str, dict[str, Any]]) -> dict[str, A
     from nphm_core.report.quality_picture import failure_picture
 
     verdict = judge(records, None, job.settings)
-    facts = {"scan": job.scan_id, "warnings": stage_warnings(records)}
-    write_json(job.out / "metrics.json", facts | verdict.to_json())
+    facts = _verdict_facts(verdict, records)
+    write_json(job.out / "metrics.json", {"scan": job.scan_id} | facts)
     heading = _heading(job, verdict, "no registered mesh")
     frontal = job.folder / "frontal.png"
     pictures = [read_image(frontal)] if frontal.is_file() else []
     _write_picture(job.out / "quality.png", failure_picture(heading, pictures, tile_px=job.settings.picture_pixels))
-    return verdict.to_json()
+    return facts
 
 
 def _write_picture(path: Path, image: "Image.Image") -> None:

@@ -95,18 +95,13 @@ def failed_share(rows: Sequence[SummaryRow]) -> float:
 
 
 def _row(row: ScanRow, results: Path) -> SummaryRow:
-    records = {name: record for name in STAGES if (record := read_record(results, row.scan_id, name)) is not None}
     folder = scan_folder(results, row.scan_id)
     picture = next((str(folder / name) for name in _PICTURES if (folder / name).is_file()), "")
-    unit = str(_metrics(records, "backproject").get("unit") or row.unit)
-    warnings = "; ".join(stage_warnings(records))
-    evaluated = records.get("evaluate", {"status": "missing"})
-    if evaluated["status"] != "ok":
-        stage, reason = first_failure(records) or _unfinished(records)
-        return SummaryRow(
-            row.scan_id, "failed", stage, reason, picture, unit=unit, neutral=row.neutral, warnings=warnings
-        )
-    metrics = _metrics(records, "evaluate")
+    # One file a scan where all is well: there may be thousands, on a slow disk.
+    evaluated = read_record(results, row.scan_id, "evaluate")
+    if evaluated is None or evaluated["status"] != "ok":
+        return _unevaluated(row, results, picture)
+    metrics = evaluated["metrics"]
     return SummaryRow(
         row.scan_id,
         metrics["verdict"],
@@ -114,15 +109,19 @@ def _row(row: ScanRow, results: Path) -> SummaryRow:
         "; ".join(metrics["reasons"]),
         picture,
         **{name: metrics.get(name) for name in NUMBERS},
-        unit=unit,
+        unit=metrics["unit"] or row.unit,
         neutral=row.neutral,
-        warnings=warnings,
+        warnings="; ".join(metrics["stage_warnings"]),
     )
 
 
-def _metrics(records: dict[str, dict[str, Any]], stage: str) -> dict[str, Any]:
-    found: dict[str, Any] = records.get(stage, {}).get("metrics", {})
-    return found
+def _unevaluated(row: ScanRow, results: Path, picture: str) -> SummaryRow:
+    records = {name: record for name in STAGES if (record := read_record(results, row.scan_id, name)) is not None}
+    stage, reason = first_failure(records) or _unfinished(records)
+    warnings = "; ".join(stage_warnings(records))
+    return SummaryRow(
+        row.scan_id, "failed", stage, reason, picture, unit=row.unit, neutral=row.neutral, warnings=warnings
+    )
 
 
 def _unfinished(records: dict[str, dict[str, Any]]) -> tuple[str, str]:

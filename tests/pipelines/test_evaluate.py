@@ -129,8 +129,9 @@ def test_a_scan_that_failed_earlier_is_a_verdict_with_a_picture(run):
     Image.new("RGB", (40, 60), "grey").save(run.folder / "frontal.png")
     record, metrics = run.evaluate()
     assert record["status"] == "ok"
-    assert record["metrics"] == {"verdict": "failed", "stage": "render", "reasons": ["no face was found"]}
+    assert record["metrics"]["verdict"] == metrics["verdict"] == "failed"
     assert metrics["stage"] == "render"
+    assert metrics["reasons"] == ["no face was found"]
     assert (run.folder / "quality.png").is_file()
 
 

@@ -26,7 +26,8 @@ def _ok(**metrics):
 
 
 def _evaluated(verdict, stage="", reasons=(), **numbers):
-    return _ok(verdict=verdict, stage=stage, reasons=list(reasons), **numbers)
+    facts = {"verdict": verdict, "stage": stage, "reasons": list(reasons), "unit": "mm", "stage_warnings": []}
+    return _ok(**facts | numbers)
 
 
 @pytest.fixture
@@ -36,8 +37,9 @@ def results(tmp_path):
     (tmp_path / "scans.tsv").write_text(TABLE)
     for scan in ("s01/neutral", "s01/smile"):
         for name in STAGES:
-            write_record(folder, scan, name, _ok(unit="mm") | {"warnings": ["odd"] if name == "ingest" else []})
-    write_record(folder, "s01/neutral", "evaluate", _evaluated("ok", median_mm=0.02, p95_mm=0.1, folded_faces=0))
+            write_record(folder, scan, name, _ok())
+    good = _evaluated("ok", median_mm=0.02, p95_mm=0.1, folded_faces=0, stage_warnings=["ingest: odd"])
+    write_record(folder, "s01/neutral", "evaluate", good)
     bad = _evaluated("suspicious", "evaluate", ["the median\nis high", "so is p95"], median_mm=0.4, p95_mm=1.5)
     write_record(folder, "s01/smile", "evaluate", bad)
     write_record(folder, "s02/neutral", "ingest", _ok())
@@ -120,15 +122,13 @@ def test_the_command_imports_nothing_heavy():
     assert not {"numpy", "pydantic", "PIL", "numba", "scipy", "torch"} & set(modules)
 
 
-def test_a_thousand_scans_take_little_time(tmp_path):
-    started = time.process_time()
+def test_hundreds_of_scans_take_little_time(tmp_path):
     (tmp_path / "scans.tsv").write_text(
-        "subject\texpression\tpath\n" + "".join(f"s{i}\tneutral\tx.ply\n" for i in range(1000))
+        "subject\texpression\tpath\n" + "".join(f"s{i}\tneutral\tx.ply\n" for i in range(300))
     )
-    for i in range(1000):
+    for i in range(300):
         write_record(tmp_path, f"s{i}/neutral", "evaluate", _evaluated("ok", median_mm=0.1))
-    written = time.process_time()
+    started = time.process_time()
     rows = summary.summary_rows(summary.read_scan_table(tmp_path / "scans.tsv"), tmp_path)
-    assert len(rows) == 1000
-    assert time.process_time() - written < 3.0
-    assert written - started < 10
+    assert len(rows) == 300
+    assert time.process_time() - started < 1.0
