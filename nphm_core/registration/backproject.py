@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from nphm_core.config import BackprojectConfig
@@ -42,6 +42,8 @@ GROUPS: dict[str, tuple[int, ...]] = {
     "mouth": (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 146, 91, 181, 84, 17, 314, 405, 321, 375),
 }  # fmt: skip
 """Parts of a face and their MediaPipe landmarks."""
+CERTAIN_GROUPS = ("eyes", "nose", "mouth")
+"""Parts that the views must agree on; on a grey scan they often do not agree on brows."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class SurfacePoints:
     barycentric: Float[ndarray, "n 3"]
     spread: Float[ndarray, " n"]
     """Median distance of the views' hits to the point, in scan units."""
-    n_views: Int[ndarray, " n"]
-    """Views that count."""
+    seen: Int[ndarray, " n"]
+    """Views in which the landmark lies on smooth surface that faces the camera, whether the views agree or not."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def backproject(
     weight = np.array([template_weight[int(i)] for i in index])
     weight = weight / (1 + (found.spread * rough_mm / 3.0) ** 2)
     good = np.flatnonzero((found.face >= 0) & (found.spread * rough_mm <= settings.max_spread_mm) & (weight > 0))
-    _check_parts(index[good], index)
+    _check_parts(index[found.seen >= 2], index, tuple(GROUPS))
+    _check_parts(index[good], index, CERTAIN_GROUPS)
     target = np.array([template_points_mm[int(i)] for i in index])
     size_fit = robust_alignment(target[good], found.points[good], weight[good], with_scale=True)
     unit, mm_per_unit = choose_unit(size_fit.scale, declared_mm_per_unit)
@@ -140,7 +143,7 @@ def backproject(
     pose = robust_alignment(points_mm[good], target[good], weight[good], with_scale=False)
     off = np.linalg.norm(pose.apply(points_mm[good]) - target[good], axis=1)
     kept = good[off <= _MAX_OFF_TEMPLATE_MM]
-    _check_parts(index[kept], index)
+    _check_parts(index[kept], index, CERTAIN_GROUPS)
     _check_forehead(caster, index[kept], found.points[kept])
     face, barycentric = _of_scan(drawable, found, kept)
     return ScanLandmarks3D(
@@ -176,14 +179,16 @@ def to_surface(
     points = np.stack([hit[0] for hit in hits])
     cosine = np.stack([hit[1] for hit in hits])
     weight = view_direction_weights(cameras)[used][:, None] * np.where(cosine > _MIN_COSINE, cosine, 0.0)
+    seen = (weight > 0).sum(axis=0)
     limit = settings.max_spread_mm / mm_per_unit
     consensus, weight = _consensus(points, weight, limit)
     n_views = (weight > 0).sum(axis=0)
     distance = np.where(weight > 0, np.linalg.norm(points - consensus, axis=2), np.nan)
     spread = np.full(len(index), np.inf)
-    seen = n_views >= 2
-    spread[seen] = np.nanmedian(distance[:, seen], axis=0)
-    return _snapped(drawable, caster, cameras[0], consensus, spread, n_views, limit)
+    agreed = n_views >= 2
+    spread[agreed] = np.nanmedian(distance[:, agreed], axis=0)
+    face, barycentric, snapped = _snapped(drawable, caster, cameras[0], consensus, agreed, limit)
+    return SurfacePoints(snapped, face, barycentric, np.where(face >= 0, spread, np.inf), seen)
 
 
 def _view_hits(
@@ -238,14 +243,13 @@ def _snapped(
     caster: RayCaster,
     camera: Camera,
     consensus: Float[ndarray, "n 3"],
-    spread: Float[ndarray, " n"],
-    n_views: Int[ndarray, " n"],
+    agreed: Bool[ndarray, " n"],
     limit: float,
-) -> SurfacePoints:
+) -> tuple[Int[ndarray, " n"], Float[ndarray, "n 3"], Float[ndarray, "n 3"]]:
     """Put points onto the surface along the frontal camera's lines of sight; those that end far off are dropped."""
     n = len(consensus)
     face, barycentric, points = np.full(n, -1), np.zeros((n, 3)), np.full((n, 3), np.nan)
-    chosen = np.flatnonzero((n_views >= 2) & np.isfinite(consensus).all(axis=1))
+    chosen = np.flatnonzero(agreed & np.isfinite(consensus).all(axis=1))
     if len(chosen):
         direction = consensus[chosen] - camera.position
         origins = np.broadcast_to(camera.position, direction.shape)
@@ -256,7 +260,7 @@ def _snapped(
         near = np.linalg.norm(on_surface - consensus[chosen[hit]], axis=1) <= limit
         final, hit = chosen[hit[near]], hit[near]
         face[final], barycentric[final], points[final] = hits.face[hit], hits.barycentric[hit], on_surface[near]
-    return SurfacePoints(points, face, barycentric, np.where(face >= 0, spread, np.inf), n_views)
+    return face, barycentric, points
 
 
 def robust_alignment(
@@ -293,9 +297,10 @@ def choose_unit(scan_units_per_mm: float, declared_mm_per_unit: float | None) ->
     return (fitting[0], MM_PER_UNIT[fitting[0]]) if fitting else ("arbitrary", 1 / scan_units_per_mm)
 
 
-def _check_parts(kept: Int[ndarray, " n_kept"], index: Int[ndarray, " n"]) -> None:
+def _check_parts(kept: Int[ndarray, " n_kept"], index: Int[ndarray, " n"], parts: tuple[str, ...]) -> None:
     """Raise LandmarkError if a part of the face is not on the scan."""
-    for part, members in GROUPS.items():
+    for part in parts:
+        members = GROUPS[part]
         wanted = np.isin(members, index)
         share = np.isin(members, kept).sum() / max(1, wanted.sum())
         if wanted.any() and share < _MIN_GROUP_SHARE:

@@ -1,8 +1,9 @@
 """What the renderers draw: triangles with normals and colours, whatever the scan was delivered as.
 
 A point cloud becomes small hexagons that lie in the surface and overlap, so that it renders as a surface. Light comes
-from the viewer's upper left, with a weak fill from the camera: MediaPipe misses untextured faces under a head light
-alone. Both sides of a triangle are lit, so that a scan turned inside out shows as well.
+from above, with a weak fill from the camera: MediaPipe misses untextured faces under a head light alone, and light from
+one side pushes its landmarks by a millimetre to the other. Both sides of a triangle are lit, so that a scan turned
+inside out shows as well.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from numpy import ndarray
 from nphm_core.geometry.mesh import Mesh, Texture, vertex_normals
 from nphm_core.registration.cameras import Camera
 
-KEY_LIGHT = np.array([-0.45, 0.55, 0.70])
+KEY_LIGHT = np.array([0.0, 0.75, 0.60])
 """Direction to the main light in the camera's frame."""
 BACKGROUND = 1.0
 GREY = 0.75

@@ -17,6 +17,7 @@ from nphm_core.errors import FaceNotFoundError, TemplateError
 from nphm_core.geometry.closest import ClosestPoints
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.geometry.rays import RayCaster
+from nphm_core.registration.backproject import GROUPS
 from nphm_core.registration.cameras import Camera
 from nphm_core.registration.drawable import Drawable, drawable_of
 from nphm_core.registration.face_detector import CONTOUR, N_LANDMARKS, FaceDetector
@@ -55,7 +56,7 @@ class _Looks:
 def learn_landmark_embedding(
     model: HeadModel, *, rng: np.random.Generator, n_identities: int = 16, min_confidence: float = 0.5
 ) -> LandmarkEmbedding:
-    """Learn the embedding of a head model; the face oval and landmarks that wander are left out.
+    """Learn the embedding of a head model; the face oval and landmarks that wander have weight zero.
 
     Draws the mean head and `n_identities` random ones, each with three expressions, from five views. Raises
     TemplateError if the detector sees no face in most of the pictures.
@@ -66,13 +67,13 @@ def learn_landmark_embedding(
     share = np.isfinite(looks.on_mean[:, :, 0]).mean(axis=0)
     points = _nan_median(looks.on_mean)
     points = _symmetrised(points, mirrored_landmarks(looks.frontal_px))
-    index = np.flatnonzero((share >= _MIN_SHARE) & ~np.isin(np.arange(N_LANDMARKS), CONTOUR))
+    index = np.flatnonzero((share >= _MIN_SHARE) & np.isfinite(points).all(axis=1))
     visible = np.flatnonzero(looks.hit_faces)
     closest = ClosestPoints(mean_mm, model.faces[visible]).query(points[index])
     spread = np.nanmedian(np.linalg.norm(looks.on_mean[:, index] - closest.point, axis=2), axis=0)
-    kept = spread <= MAX_SPREAD_MM
-    weight = 1 / (1 + (spread[kept] / _HALF_WEIGHT_MM) ** 2)
-    return LandmarkEmbedding(index[kept], visible[closest.face[kept]], closest.barycentric[kept], spread[kept], weight)
+    steady = (spread <= MAX_SPREAD_MM) & ~np.isin(index, CONTOUR)
+    weight = steady / (1 + (spread / _HALF_WEIGHT_MM) ** 2)
+    return LandmarkEmbedding(index, visible[closest.face], closest.barycentric, spread, weight)
 
 
 def _cameras(mean_mm: ndarray, faces: ndarray, min_confidence: float) -> tuple[Camera, ...]:

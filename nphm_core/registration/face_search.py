@@ -254,10 +254,10 @@ def _oblique_views() -> Iterator[tuple[ndarray, ndarray]]:
 def _rolled(
     view: SurfaceView, drawable: Drawable, degrees: int
 ) -> tuple[UInt8[ndarray, "height width 3"], Callable[[ndarray], ndarray]]:
-    """Give a view turned counter-clockwise, lit from its own upper left, and the map of its points back to the view."""
+    """Give a view turned counter-clockwise, lit from its own top, and the map of its points back to the view."""
     import cv2
 
-    # The light turns against the picture, so that it comes from the upper left once the picture is turned.
+    # The light turns against the picture, so that it comes from above once the picture is turned.
     image = view.lit(flat=drawable.is_coloured, roll_rad=-np.radians(degrees))
     if degrees == 0:
         return image, lambda points: points
