@@ -92,7 +92,8 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = True) -
 def read_npz(path: Path) -> dict[str, ndarray]:
     """Read all arrays of an NPZ file; pickled objects in it are refused."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a damaged file open.
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except OSError as error:
         raise _unreadable(path, error.strerror or "unreadable") from None

@@ -22,7 +22,8 @@ def read_stl(path: Path) -> ScanFile:
 
     data = Path(path).read_bytes()
     try:
-        corners = np.asarray(load_stl(io.BytesIO(data))["vertices"], np.float64)
+        with np.errstate(all="ignore"):  # numbers of a damaged file
+            corners = np.asarray(load_stl(io.BytesIO(data))["vertices"], np.float64)
     except (HeaderError, ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError) as error:
         raise damaged(f"the STL file cannot be read ({str(error)[:80]}), expected binary or ascii STL", path) from None
     if len(corners) % 3:
