@@ -42,10 +42,14 @@ def template_folder(cache: Path, settings: TemplateConfig) -> Path:
 
 def build(settings: TemplateConfig, folder: Path, *, seed: int) -> None:
     """Make the template and write its folder."""
+    from nphm_core.registration.embedding import learn_landmark_embedding
     from nphm_core.template.build import build_template
+    from nphm_core.template.read import read_head_model
     from nphm_core.template.template import write_template
 
-    template = build_template(settings, rng=rng_for(seed, "template", settings.source))
+    model = read_head_model(settings.source)
+    landmarks = learn_landmark_embedding(model, rng=rng_for(seed, "template", settings.source))
+    template = build_template(model, landmarks)
     write_template(folder, template)
     log.info("template %s: %s", template.name, json.dumps(template.facts))
 

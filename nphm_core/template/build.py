@@ -5,14 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from nphm_core.config import TemplateConfig
 from nphm_core.errors import TemplateError
 from nphm_core.template.anchors import find_anchors
 from nphm_core.template.model import HeadModel
-from nphm_core.template.read import read_head_model
 from nphm_core.template.regions import find_regions
 from nphm_core.template.symmetry import mirrored_pairs
-from nphm_core.template.template import Template, bare_template, with_landmarks
+from nphm_core.template.template import LandmarkEmbedding, Template, bare_template, with_landmarks
 
 log = logging.getLogger(__name__)
 
@@ -20,17 +18,13 @@ _LEAST = {"face": 200, "ears": 20, "scalp": 50, "neck": 20, "lips_upper_rim": 4,
 """Vertices that a region of a usable head has at least."""
 
 
-def build_template(settings: TemplateConfig, *, rng: np.random.Generator) -> Template:
-    """Make the template that the settings name; takes a minute or two.
+def build_template(model: HeadModel, landmarks: LandmarkEmbedding) -> Template:
+    """Make a template of a head model and the landmark embedding that was learnt on it.
 
-    Raises TemplateError for a head model that cannot be read or on which face, ears or mouth cannot be found.
+    Raises TemplateError for a head model on which face, ears or mouth cannot be found.
     """
-    from nphm_core.template.embedding import learn_landmark_embedding  # imports the renderer and the detector
-
-    model = read_head_model(settings.source)
     log.info("head model %s", describe(model))
-    bare = bare_template(model)
-    return complete_template(with_landmarks(bare, learn_landmark_embedding(bare, rng)))
+    return complete_template(with_landmarks(bare_template(model), landmarks))
 
 
 def complete_template(template: Template) -> Template:
