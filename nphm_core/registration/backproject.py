@@ -128,12 +128,12 @@ def backproject(
     The template's landmarks are those of its mean head, by MediaPipe's numbers. A declared unit that gives no human
     face raises ScanUnitError; a part of the face that is not on the scan raises LandmarkError.
     """
-    index = np.array([i for i in sorted(template_points_mm) if i not in CONTOUR])
+    index = np.array([i for i in sorted(template_points_mm) if i not in CONTOUR and template_weight[i] > 0])
     rough_mm = EYE_DISTANCE_MM / landmarks.eye_distance
     found = to_surface(drawable, caster, cameras, landmarks, index, settings, mm_per_unit=rough_mm)
     weight = np.array([template_weight[int(i)] for i in index])
     weight = weight / (1 + (found.spread * rough_mm / 3.0) ** 2)
-    good = np.flatnonzero((found.face >= 0) & (found.spread * rough_mm <= settings.max_spread_mm) & (weight > 0))
+    good = np.flatnonzero((found.face >= 0) & (found.spread * rough_mm <= settings.max_spread_mm))
     _check_parts(index[found.seen >= 2], index, tuple(GROUPS))
     _check_parts(index[good], index, CERTAIN_GROUPS)
     target = np.array([template_points_mm[int(i)] for i in index])

@@ -20,7 +20,7 @@ from nphm_core.geometry.rays import RayCaster
 from nphm_core.registration.backproject import GROUPS
 from nphm_core.registration.cameras import Camera
 from nphm_core.registration.drawable import Drawable, drawable_of
-from nphm_core.registration.face_detector import CONTOUR, N_LANDMARKS, FaceDetector
+from nphm_core.registration.face_detector import CONTOUR, FaceDetector
 from nphm_core.registration.face_geometry import FACE_CENTRE_MM, frontal_camera
 from nphm_core.registration.face_search import find_faces
 from nphm_core.registration.render_backends import see
@@ -72,7 +72,9 @@ def learn_landmark_embedding(
     closest = ClosestPoints(mean_mm, model.faces[visible]).query(points[index])
     spread = np.nanmedian(np.linalg.norm(looks.on_mean[:, index] - closest.point, axis=2), axis=0)
     steady = (spread <= MAX_SPREAD_MM) & ~np.isin(index, CONTOUR)
-    weight = steady / (1 + (spread / _HALF_WEIGHT_MM) ** 2)
+    # On colour the detector follows the painted brow, on grey the ridge, which lies some millimetres lower.
+    trust = np.where(np.isin(index, GROUPS["brows"]), 0.5, 1.0) * steady
+    weight = trust / (1 + (spread / _HALF_WEIGHT_MM) ** 2)
     return LandmarkEmbedding(index, visible[closest.face], closest.barycentric, spread, weight)
 
 
