@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up everything they need first; see setup.sh.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock
+.PHONY: help setup demo test lint reference lock
 
 VENV ?= .venv
 CORES ?= all
@@ -11,10 +11,11 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
 help:
-	@echo "make demo    set up, make nine scans with known truth, register them, show where the result lies"
-	@echo "make test    set up, run the tests"
-	@echo "make lint    set up, run the linters, the type checker and the import contracts"
-	@echo "make lock    write requirements.lock anew after a change of pyproject.toml (needs the network)"
+	@echo "make demo       set up, make nine scans with known truth, register them, show where the result lies"
+	@echo "make test       set up, run the tests"
+	@echo "make lint       set up, run the linters, the type checker and the import contracts"
+	@echo "make reference  write config.yaml, its schema and its page anew after a change of the settings"
+	@echo "make lock       write requirements.lock anew after a change of pyproject.toml (needs the network)"
 
 setup:
 	@sh setup.sh
@@ -35,6 +36,9 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow
 	$(BIN)/snakemake --lint
+
+reference: setup
+	$(BIN)/python -m workflow.reference
 
 # Locked for what `demo`, `test` and `lint` need. A build of torch for one device (2.13.0+cpu) is still 2.13.0.
 lock:

@@ -5,6 +5,7 @@ its record and exits well, so that all other scans go on. Artifacts that were de
 main process starts, by their sizes; their jobs are then forced, as `--forcerun` does.
 """
 
+import functools
 import json
 import os
 import shlex
@@ -15,7 +16,7 @@ from typing import Any
 
 from nphm_core.config import Config, read_section
 from nphm_core.io.scan_table import read_scan_table, row_facts
-from nphm_core.records import digest_of, read_record, stale_records
+from nphm_core.records import digest_of, stale_records
 from nphm_core.stages import STAGES, TEMPLATE_VERSION, record_path
 
 InputFunction = Callable[[Any], dict[str, Any]]
@@ -31,7 +32,6 @@ class Plan:
         self._workflow = workflow
         self._ancient = ancient
         self._facts: dict[str, dict[str, Any]] = {}
-        self._unchanged: dict[str, bool] = {}
         # Jobs on a cluster read the Snakefile as well: they have been told what to do.
         stale = stale_records(self.settings.results, self.scan_ids) if workflow.is_main_process else []
         self._stale = frozenset(stale)
@@ -53,8 +53,15 @@ class Plan:
 
     @property
     def verdict(self) -> str:
-        """What the table comes to: exists only if no more scans failed than allowed."""
+        """What the table comes to, under the run's fingerprint: exists only if no more scans failed than allowed."""
         return f"{self.settings.results}/verdict.txt"
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that decides results beside the scans and the head model: settings, seed, versions."""
+        settings = {stage: getattr(self.settings, stage).model_dump(mode="json") for stage in STAGES}
+        versions = {stage: self.version(stage) for stage in STAGES}
+        return f"settings {digest_of([settings, versions, self.settings.seed])[:16]}"
 
     @property
     def template_folder(self) -> str:
@@ -148,20 +155,13 @@ class Plan:
         # A scan that only gets lost files back gets the same ones: no reason to make others that read them anew.
         # Should they differ after all, the next run sees it by the record's checksum. With changed settings the
         # others must run as well, and then after this one.
-        unchanged = scan_id in self._restored and self._settings_unchanged(scan_id.partition("/")[0])
-        return self._ancient(record) if unchanged else record
+        return self._ancient(record) if scan_id in self._restored and self._is_as_made else record
 
-    def _settings_unchanged(self, subject: str) -> bool:
-        if subject not in self._unchanged:
-            scans = [row.scan_id for row in self.table.rows if row.subject == subject]
-            self._unchanged[subject] = all(self._made_as_planned(stage, scan) for scan in scans for stage in STAGES)
-        return self._unchanged[subject]
-
-    def _made_as_planned(self, stage: str, scan_id: str) -> bool:
-        settings = getattr(self.settings, stage).model_dump(mode="json")
-        options = {"version": self.version(stage), "settings": settings, "seed": self.settings.seed}
-        record = read_record(Path(self.settings.results), scan_id, stage) or {}
-        return record.get("options") == digest_of(options)
+    @functools.cached_property
+    def _is_as_made(self) -> bool:
+        """Whether the last complete run had these settings and versions."""
+        path = Path(self.verdict)
+        return path.is_file() and self.fingerprint in path.read_text().splitlines()[:1]
 
     def _force_if_damaged(self, record: str) -> None:
         # As `--forcerun` does. Params cannot say it: Snakemake keeps what they were before the job, and runs it again.

@@ -64,7 +64,8 @@ rule verdict:
     params:
         options=plan.summary_options,
         limit=plan.limit_option,
+        fingerprint=plan.fingerprint,
     message:
         "Checking that no more scans failed than max_failed_share allows"
     shell:
-        "python -m pipelines.summary {params.options} {params.limit} > {output} 2> {log}"
+        "(echo {params.fingerprint} && python -m pipelines.summary {params.options} {params.limit}) > {output} 2> {log}"

@@ -1,0 +1,45 @@
+"""A stage that does next to nothing, for tests of what runs when; copied under each stage's name."""
+
+from pathlib import Path
+
+from nphm_core.errors import FaceNotFoundError, NphmError, ScanFileError
+from nphm_core.stages import STAGES
+from pipelines.stage_command import stage_command
+
+NAME = Path(__file__).stem
+
+
+def process(job):
+    """Write every artifact; a scan whose file says so has no face."""
+    metrics = {}
+    if NAME == "ingest":
+        from nphm_core.io.scan_table import read_scan_table, row_facts
+
+        metrics["row"] = row_facts(read_scan_table(Path(job.options.table)), job.scan_id, job.options.canonical)
+        metrics["text"] = _read(Path(metrics["row"]["path"]))
+    elif NAME == "landmarks" and "no face" in job.record("ingest")["metrics"]["text"]:
+        raise FaceNotFoundError("no face was found in any view")
+    elif NAME == "evaluate":
+        failed = [stage for stage in STAGES[NAME].needs if job.record(stage)["status"] != "ok"]
+        if failed:
+            raise NphmError(f"the stage {failed[0]} has no result")
+        metrics |= {"verdict": "ok", "stage": "", "reasons": [], "unit": "mm", "stage_warnings": []}
+    for name in STAGES[NAME].artifacts:
+        (job.out / name).write_text(f"{name} of {job.scan_id} with {job.settings}")
+    return metrics
+
+
+def add_options(parser):
+    """Add what only ingest asks for."""
+    parser.add_argument("--table")
+    parser.add_argument("--canonical")
+
+
+def _read(path):
+    if not path.is_file():
+        raise ScanFileError("the scan's file does not exist")
+    return path.read_text()
+
+
+if __name__ == "__main__":
+    stage_command(NAME, process, extra=add_options if NAME == "ingest" else None)

@@ -1,0 +1,194 @@
+"""The real rules with stages that do next to nothing: what runs, what comes back, what a failure stops."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nphm_core.stages import STAGES
+
+pytestmark = pytest.mark.slow
+
+TABLE = "subject\texpression\tneutral\tpath\n" + "".join(
+    f"{subject}\t{expression}\t{neutral}\t{subject}-{expression}.ply\n"
+    for subject, expression, neutral in (
+        ("A", "rest", "closed"),
+        ("A", "open", "open"),
+        ("B", "rest", "closed"),
+    )
+)
+TEMPLATE_COMMAND = """
+import sys
+from pathlib import Path
+
+folder = Path(sys.argv[sys.argv.index("--out") + 1])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "template.json").write_text("{}")
+"""
+
+
+class Clone:
+    """A copy of the workflow with stand-in stages and three scans: A's two, and B's without a face."""
+
+    def __init__(self, repository: Path, folder: Path) -> None:
+        self.folder = folder
+        for name in ("nphm_core", "workflow", "envs"):
+            shutil.copytree(repository / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(repository / "Snakefile", folder)
+        commands = folder / "pipelines"
+        commands.mkdir()
+        for name in ("__init__", "stage_command", "summary"):
+            shutil.copy(repository / "pipelines" / f"{name}.py", commands)
+        for stage in STAGES:
+            shutil.copy(repository / "tests" / "workflow" / "stand_in_stage.py", commands / f"{stage}.py")
+        (commands / "template.py").write_text(TEMPLATE_COMMAND)
+        (folder / "scans.tsv").write_text(TABLE)
+        for scan, text in (("A-rest", "a face"), ("A-open", "a face"), ("B-rest", "no face")):
+            (folder / f"{scan}.ply").write_text(text)
+        self.set_config("")
+
+    def set_config(self, text: str) -> None:
+        (self.folder / "config.yaml").write_text(f"scans: scans.tsv\n{text}")
+
+    def snakemake(self, *options: str, fails: bool = False) -> str:
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--nocolor", *options]
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert (done.returncode != 0) == fails, done.stdout[-5000:]
+        return done.stdout
+
+    def jobs(self, *options: str, fails: bool = False) -> set[str]:
+        """Run, and give `stage scan` for every job that Snakemake started, less the table and the end."""
+        output = self.snakemake("--printshellcmds", *options, fails=fails)
+        return {f"{m[1]} {m[2]}" for m in re.finditer(r"python -m pipelines\.(\w+) .* (\w+/\w+) > ", output)}
+
+    def artifact(self, scan: str, name: str) -> Path:
+        return self.folder / "results" / "scans" / scan / name
+
+
+def of_scan(scan: str, *stages: str) -> set[str]:
+    return {f"{stage} {scan}" for stage in stages}
+
+
+AFTER_FIT = ("flame_fit", "subdivide", "arap", "watertight", "sample_sdf", "sample_delta", "evaluate")
+AFTER_ARAP = ("arap", "watertight", "sample_sdf", "sample_delta", "evaluate")
+ALL_SCANS = ("A/rest", "A/open", "B/rest")
+
+
+@pytest.fixture(scope="module")
+def first_run(repository, tmp_path_factory):
+    """The clone after its first run, and what that printed."""
+    clone = Clone(repository, tmp_path_factory.mktemp("clone"))
+    return clone, clone.snakemake()
+
+
+@pytest.fixture
+def clone(first_run):
+    """The clone, up to date and with its own settings again."""
+    clone = first_run[0]
+    yield clone
+    clone.set_config("")
+    clone.snakemake()
+
+
+def test_a_scan_without_a_face_stops_no_other_and_is_named_at_the_end(first_run):
+    clone, output = first_run
+    for scan in ("A/rest", "A/open"):
+        assert clone.artifact(scan, "registered.ply").is_file()
+    assert not clone.artifact("B/rest", "registered.ply").exists()
+    end = output[output.rindex("Every scan has its verdict") :]
+    assert "B/rest" in end
+    assert "landmarks" in end
+    assert "no face was found" in end
+
+
+def test_nothing_runs_again_when_nothing_changed(clone):
+    assert "Nothing to be done" in clone.snakemake()
+
+
+@pytest.mark.parametrize(("scan", "other"), [("A/rest", "A/open"), ("A/open", "A/rest")])
+def test_a_deleted_artifact_comes_back_and_nothing_of_another_scan_runs(clone, scan, other):
+    lost = clone.artifact(scan, "flame.npz")
+    before = lost.read_bytes()
+    untouched = clone.artifact(other, "stages/flame_fit.json").stat().st_mtime_ns
+    lost.unlink()
+    assert clone.jobs("--dry-run") == of_scan(scan, *AFTER_FIT)
+    assert not lost.exists(), "a dry run changes nothing"
+    assert clone.jobs() == of_scan(scan, *AFTER_FIT)
+    assert lost.read_bytes() == before
+    assert clone.artifact(other, "stages/flame_fit.json").stat().st_mtime_ns == untouched
+    assert "Nothing to be done" in clone.snakemake()
+
+
+def test_an_artifact_that_was_cut_short_is_made_anew(clone):
+    cut = clone.artifact("A/open", "registered.ply")
+    whole = cut.read_text()
+    cut.write_text(whole[:-1])
+    assert clone.jobs() >= of_scan("A/open", "arap")
+    assert cut.read_text() == whole
+
+
+def test_a_deleted_record_comes_back(clone):
+    record = clone.artifact("B/rest", "stages/render.json")
+    record.unlink()
+    assert "render B/rest" in clone.jobs()
+    assert record.is_file()
+
+
+def test_a_changed_setting_runs_its_stage_and_what_follows(clone):
+    clone.set_config("arap:\n  stiffness_end: 0.06\n")
+    assert clone.jobs() == set().union(*(of_scan(scan, *AFTER_ARAP) for scan in ALL_SCANS))
+
+
+def test_a_changed_setting_is_not_missed_while_a_lost_artifact_comes_back(clone):
+    clone.artifact("A/rest", "flame.npz").unlink()
+    clone.set_config("arap:\n  stiffness_end: 0.07\n")
+    assert clone.jobs() >= set().union(*(of_scan(scan, *AFTER_ARAP) for scan in ALL_SCANS))
+    assert "Nothing to be done" in clone.snakemake()
+
+
+def test_a_raised_version_runs_its_stage_and_a_renamed_variable_does_not(clone):
+    stages = clone.folder / "nphm_core" / "stages.py"
+    text = stages.read_text()
+    try:
+        stages.write_text(text.replace("_STAGES", "_STEPS"))
+        assert "Nothing to be done" in clone.snakemake("--dry-run")
+        raised = re.sub(r'(Stage\(\s*"subdivide",\s*)(\d+)', r"\g<1>9\2", text)
+        assert raised != text
+        stages.write_text(raised)
+        expected = set().union(*(of_scan(scan, "subdivide", *AFTER_ARAP) for scan in ALL_SCANS))
+        assert clone.jobs("--dry-run") == expected
+    finally:
+        stages.write_text(text)
+
+
+def test_a_missing_file_is_that_scans_verdict_and_its_arrival_is_seen(clone):
+    scan = clone.folder / "A-open.ply"
+    text = scan.read_text()
+    scan.unlink()
+    assert "does not exist" in clone.snakemake()
+    assert not clone.artifact("A/open", "registered.ply").exists()
+    scan.write_text(text)
+    assert "ingest A/open" in clone.jobs()
+    assert clone.artifact("A/open", "registered.ply").is_file()
+
+
+def test_too_many_failed_scans_make_the_run_an_error_each_time(clone):
+    clone.set_config("max_failed_share: 0.1\n")
+    for _ in range(2):
+        assert "max_failed_share" in clone.snakemake("--show-failed-logs", fails=True)
+    assert (clone.folder / "results" / "summary.tsv").is_file()
+
+
+def test_an_unknown_setting_names_the_nearest_one(clone):
+    clone.set_config("arap:\n  stifness_end: 0.06\n")
+    assert "did you mean stiffness_end?" in clone.snakemake("--dry-run", fails=True)
