@@ -38,13 +38,13 @@ def paint(points: PaintedPoints, head_map: HeadMap, subject: Subject) -> UInt8[n
     m, seed = points.material, subject.seed
     colour = _skin(m, head_map, subject)
     colour = _blend(colour, _lips_colour(subject), 0.75 * _lips(m, head_map))
-    strands = 0.75 + 0.25 * np.clip(smooth_noise(m, (1.6, 0.9, 3.0), seed + 11), -1, 1)
+    strands = 0.75 + 0.25 * np.clip(1.4 * smooth_noise(m, (1.6, 0.9, 3.0), seed + 11), -1, 1)
     colour = _blend(colour, subject.hair * 0.8, 0.9 * strands * _brows(m, head_map))
     skin_only = 1 - points.eyeball
     colour = _blend(colour, subject.hair * 0.4, 0.85 * skin_only * _lashes(m, head_map))
     colour = _blend(colour, np.array([0.34, 0.12, 0.11]), points.inside)
     colour = np.where((points.eyeball > 0.5)[:, None], _eye(m, head_map, subject), colour)
-    locks = 1 + 0.18 * smooth_noise(m, (2.2, 14.0, 2.2), seed + 12)
+    locks = 1 + 0.25 * smooth_noise(m, (2.2, 14.0, 2.2), seed + 12)
     colour = _blend(colour, subject.hair * locks[:, None], np.clip(1.6 * points.hair, 0, 1))
     shade = 0.35 + 0.65 * np.clip(points.ambient / 0.8, 0, 1)
     return np.clip(np.rint(255 * colour * shade[:, None]), 0, 255).astype(np.uint8)
@@ -62,8 +62,8 @@ def _skin(m: Float[ndarray, "n 3"], head_map: HeadMap, subject: Subject) -> Floa
     for x in (0.5 * (eyes[0, 0] + mouth[0]) * 1.9, 0.5 * (eyes[1, 0] + mouth[0]) * 1.9, mouth[0]):
         centre = np.array([x, 0.62 * mouth[1] + 0.38 * between[1]])
         red += np.exp(-((m[:, :2] - centre) ** 2).sum(1) / (2 * 14.0**2)) * (m[:, 2] > between[2] - 15)
-    blotches = 0.035 * smooth_noise(m, 14.0, subject.seed + 13, octaves=2)
-    grain = 0.02 * smooth_noise(m, 2.5, subject.seed + 14)
+    blotches = 0.045 * smooth_noise(m, 14.0, subject.seed + 13, octaves=2)
+    grain = 0.027 * smooth_noise(m, 2.5, subject.seed + 14)
     colour = subject.skin * (1 + blotches + grain)[:, None]
     return colour * (1 + 0.09 * np.minimum(red, 1)[:, None] * np.array([0.3, -1.0, -0.8]))
 

@@ -82,7 +82,7 @@ def _measured(seen, depth, cosine, dark, settings: SensorSettings, rng: np.rando
     patches = smooth_noise(place, n / 40, int(seeds[0]))
     share = settings.dropout_share + settings.hair_dropout_share * dark
     # Standard normal quantile, roughly: how high the noise of a patch has to be for its share of the picture.
-    kept &= patches < 2.3 - 2.3 * np.minimum(share / 0.5, 1) ** 0.5
+    kept &= patches < 2.1 - 2.1 * np.minimum(share / 0.5, 1) ** 0.5
     slope = 1 / np.maximum(cosine, 0.2)
     error = settings.noise_mm * slope * rng.standard_normal(n * n)
     error += settings.drift_mm * smooth_noise(place, n / 8, int(seeds[1]))

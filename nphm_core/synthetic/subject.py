@@ -40,19 +40,19 @@ def _both(name: str, weight: float) -> dict[str, float]:
 
 EXPRESSIONS: dict[str, ExpressionSpec] = {
     "neutral": ExpressionSpec({}, {}, "closed"),
-    "mouth-open": ExpressionSpec({}, {"jaw": (0.26, 0, 0)}, "open"),
-    "smile": ExpressionSpec(_both("mouthSmile", 0.9) | _both("cheekSquint", 0.5), {"neck": (0.02, 0.06, 0)}),
+    "mouth-open": ExpressionSpec({}, {"jaw": (0.26, 0.0, 0.0)}, "open"),
+    "smile": ExpressionSpec(_both("mouthSmile", 0.9) | _both("cheekSquint", 0.5), {"neck": (0.02, 0.06, 0.0)}),
     "surprise": ExpressionSpec(
-        {"browInnerUp": 0.9} | _both("browOuterUp", 0.8) | _both("eyeWide", 0.6), {"jaw": (0.16, 0, 0)}
+        {"browInnerUp": 0.9} | _both("browOuterUp", 0.8) | _both("eyeWide", 0.6), {"jaw": (0.16, 0.0, 0.0)}
     ),
-    "pucker": ExpressionSpec({"mouthPucker": 0.8}, {"neck": (0, -0.12, 0.06)}),
+    "pucker": ExpressionSpec({"mouthPucker": 0.8}, {"neck": (0.0, -0.12, 0.06)}),
     "eyes-shut": ExpressionSpec(_both("eyeBlink", 1.0), {}),
     "frown": ExpressionSpec(_both("browDown", 0.9) | _both("mouthFrown", 0.7), {}),
-    "grin": ExpressionSpec(_both("mouthSmile", 0.8) | _both("mouthUpperUp", 0.4), {"jaw": (0.1, 0, 0)}),
+    "grin": ExpressionSpec(_both("mouthSmile", 0.8) | _both("mouthUpperUp", 0.4), {"jaw": (0.1, 0.0, 0.0)}),
     "cheeks-puffed": ExpressionSpec({"cheekPuff": 0.9}, {}),
-    "sneer": ExpressionSpec(_both("noseSneer", 0.9) | _both("mouthUpperUp", 0.5), {"neck": (0.1, 0, 0)}),
-    "mouth-left": ExpressionSpec({"mouthLeft": 0.8}, {"jaw": (0.02, 0.05, 0)}),
-    "head-down": ExpressionSpec({}, {"neck": (0.18, 0.05, 0)}),
+    "sneer": ExpressionSpec(_both("noseSneer", 0.9) | _both("mouthUpperUp", 0.5), {"neck": (0.1, 0.0, 0.0)}),
+    "mouth-left": ExpressionSpec({"mouthLeft": 0.8}, {"jaw": (0.02, 0.05, 0.0)}),
+    "head-down": ExpressionSpec({}, {"neck": (0.18, 0.05, 0.0)}),
 }
 """What a subject performs, in this order."""
 
@@ -154,23 +154,23 @@ class HeadSurface:
 
     def _deviation(self, subject: Subject) -> Float[ndarray, " n"]:
         m, seed = self.material, subject.seed
-        deviation = 0.8 * smooth_noise(m, 45.0, seed + 1) + 0.25 * smooth_noise(m, 16.0, seed + 2)
-        deviation += 0.05 * smooth_noise(m, 5.0, seed + 3, octaves=2)
+        deviation = 1.1 * smooth_noise(m, 45.0, seed + 1) + 0.35 * smooth_noise(m, 16.0, seed + 2)
+        deviation += 0.07 * smooth_noise(m, 5.0, seed + 3, octaves=2)
         # Eyes and the inside of the mouth stay as they are: lids must not cut into eyeballs.
         return subject.relief * deviation * (1 - self.refined(self.head_map.fixed))
 
 
 def hair_cover(cover: Float[ndarray, " n"], material: Float[ndarray, "n 3"], seed: int) -> Float[ndarray, " n"]:
     """Make the template's soft hair region a hairline of this subject."""
-    ragged = cover + 0.12 * smooth_noise(material, 12.0, seed + 4, octaves=2) * (cover > 0)
+    ragged = cover + 0.16 * smooth_noise(material, 12.0, seed + 4, octaves=2) * (cover > 0)
     t = np.clip((ragged - 0.35) / 0.4, 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _hair_thickness(material: Float[ndarray, "n 3"], subject: Subject) -> Float[ndarray, " n"]:
-    bulk = 1 + 0.3 * smooth_noise(material, 30.0, subject.seed + 5, octaves=2)
+    bulk = 1 + 0.4 * smooth_noise(material, 30.0, subject.seed + 5, octaves=2)
     # Locks run down, so they vary quickly across and slowly along.
-    locks = 0.09 * smooth_noise(material, (4.0, 22.0, 4.0), subject.seed + 6)
+    locks = 0.12 * smooth_noise(material, (4.0, 22.0, 4.0), subject.seed + 6)
     return subject.hair_mm * np.clip(bulk + locks, 0.25, 2.0)
 
 
