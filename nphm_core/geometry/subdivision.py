@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from nphm_core.geometry.mesh import vertex_normals
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -30,6 +32,8 @@ class Subdivision:
     n_coarse_vertices: int
     parent_face: Int[ndarray, " n_fine_faces"]
     """The coarse face that each face is a part of."""
+    cut_edges: Int[ndarray, "n_new 2"]
+    """Coarse ends of the edge that each new vertex lies on."""
 
     @property
     def n_vertices(self) -> int:
@@ -45,6 +49,7 @@ class Subdivision:
             "shape": np.array(self.matrix.shape),
             "faces": self.faces,
             "parent_face": self.parent_face,
+            "cut_edges": self.cut_edges,
         }
 
     @classmethod
@@ -54,7 +59,7 @@ class Subdivision:
 
         shape = tuple(int(n) for n in arrays["shape"])
         matrix = csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape)
-        return cls(matrix, arrays["faces"], shape[1], arrays["parent_face"])
+        return cls(matrix, arrays["faces"], shape[1], arrays["parent_face"], arrays["cut_edges"])
 
 
 def loop_subdivision(
@@ -79,7 +84,7 @@ def loop_subdivision(
     fine_faces, parent = _cut_faces(faces, new_vertex[edges.of_face])
     rules = _midpoint_rules if scheme == "midpoint" else _loop_rules
     matrix = _matrix(rules(edges, cut, selected, n_vertices), n_vertices, int(cut.sum()))
-    return Subdivision(matrix, fine_faces, n_vertices, parent)
+    return Subdivision(matrix, fine_faces, n_vertices, parent, edges.ends[cut])
 
 
 def subdivision_hierarchy(
@@ -105,6 +110,28 @@ def subdivide_values(hierarchy: Sequence[Subdivision], values: Float[ndarray, "n
     for step in hierarchy:
         values = step.matrix @ values
     return values
+
+
+def subdivide_linearly(hierarchy: Sequence[Subdivision], values: Float[ndarray, "n_coarse ..."]) -> ndarray:
+    """Carry values to the finest vertices and change none: a new vertex gets the mean of its edge's ends."""
+    for step in hierarchy:
+        values = np.concatenate([values, values[step.cut_edges].mean(1)])
+    return values
+
+
+def subdivide_surface(
+    hierarchy: Sequence[Subdivision], faces: Int[ndarray, "n_faces 3"], vertices: Float[ndarray, "n_coarse 3"]
+) -> Float[ndarray, "n_fine 3"]:
+    """Subdivide a surface without moving its vertices along it.
+
+    Loop's rules move a vertex towards the mean of its neighbours; where these lie unevenly around it, it slides along
+    the surface and no longer marks the same place. That part of the movement is taken back, and the vertices around
+    follow; the part along the normal, which makes the surface smooth, stays.
+    """
+    smooth = subdivide_values(hierarchy, vertices)
+    slid = subdivide_linearly(hierarchy, vertices - smooth[: len(vertices)])
+    normals = vertex_normals(smooth, hierarchy[-1].faces if hierarchy else faces)
+    return smooth + slid - (slid * normals).sum(1)[:, None] * normals
 
 
 def subdivided_faces(

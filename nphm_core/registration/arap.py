@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from nphm_core.config import ArapConfig
 from nphm_core.errors import RegistrationError
-from nphm_core.geometry.subdivision import Subdivision, subdivide_values
+from nphm_core.geometry.subdivision import Subdivision, subdivide_surface
 from nphm_core.registration.arap_level import RigidLevel
 from nphm_core.registration.arap_repair import RimPair, uncross, unflip
 from nphm_core.registration.correspondences import Correspondences, ScanTarget, Trust
@@ -111,7 +111,7 @@ def register_arap(
                 _logged(level_index, stiffness, robust_mm, data, n_steps, level.energies(vertices, data, stiffness))
             )
             _check_found(log[-1])
-        vertices, data, n_crossed = uncross(level, vertices, data, stiffness, pairs)
+    vertices, data, n_crossed = uncross(level, vertices, data, stiffness, pairs)
     vertices, data, n_flipped = unflip(level, vertices, data, stiffness)
     vertices = _with_loose_parts(level, vertices, trust)
     final = _correspondences(target, level, vertices, trust, config, config.robust_end_mm)
@@ -129,7 +129,7 @@ def _finest_rest(rest: ndarray, faces: ndarray, hierarchy: Sequence[Subdivision]
     if len(rest) == n_finest:
         return np.ascontiguousarray(rest, float)
     if len(rest) == _n_coarse(hierarchy, n_finest):
-        return np.ascontiguousarray(subdivide_values(hierarchy, rest), float)
+        return np.ascontiguousarray(subdivide_surface(hierarchy, faces, rest), float)
     raise ValueError(f"the rest pose has {len(rest)} vertices; expected {_n_coarse(hierarchy, n_finest)} or {n_finest}")
 
 
@@ -150,6 +150,7 @@ def _correspondences(
     return target.correspondences(
         vertices,
         level.normals(vertices),
+        level.rest,
         trust,
         robust_mm=robust_mm,
         max_distance_mm=config.max_distance_mm,

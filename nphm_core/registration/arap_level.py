@@ -55,7 +55,9 @@ class RigidLevel:
         cotangents = stiffness * self._cotangents
         right, blocks = np.empty_like(self.rest), np.empty((len(self.rest), 6))
         rigid_right_hand_side(self.rest, self.faces, cotangents, self._rotations, right)
-        add_data_term(data.points, data.normals, data.weights, data.point_weights, blocks, right)
+        add_data_term(
+            data.points, data.normals, data.weights, data.point_weights, self.rest, data.rest_weights, blocks, right
+        )
         out = np.array(vertices)
         n_steps = solve_conjugate_gradients(
             self.around.offsets, self.around.neighbours, edge_weights(cotangents, self.around), blocks, right, out,
@@ -68,4 +70,5 @@ class RigidLevel:
         rigid = stiffness * rigid_energy(self.rest, vertices, self.faces, self._cotangents, self._rotations)
         offset = vertices - data.points
         along = (offset * data.normals).sum(1)
-        return float(rigid), float(data.weights @ along**2 + data.point_weights @ (offset**2).sum(1))
+        held = data.rest_weights @ ((vertices - self.rest) ** 2).sum(1)
+        return float(rigid), float(data.weights @ along**2 + data.point_weights @ (offset**2).sum(1) + held)

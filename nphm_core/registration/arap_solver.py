@@ -130,19 +130,21 @@ def rigid_right_hand_side(rest, faces, cotangents, rotations, out):
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def add_data_term(points, normals, weights, point_weights, blocks, right):
-    """Write the data term's 3x3 blocks (xx xy xz yy yz zz) and add its right-hand side."""
+def add_data_term(points, normals, weights, point_weights, rest, rest_weights, blocks, right):
+    """Write the 3x3 blocks (xx xy xz yy yz zz) of the terms that hold single vertices; add their right-hand side."""
     for i in range(len(points)):
-        w, p = weights[i], point_weights[i]
+        w, h = weights[i], rest_weights[i]
+        p = point_weights[i] + h
         x, y, z = normals[i, 0], normals[i, 1], normals[i, 2]
         blocks[i, 0], blocks[i, 1], blocks[i, 2] = w * x * x + p, w * x * y, w * x * z
         blocks[i, 3], blocks[i, 4], blocks[i, 5] = w * y * y + p, w * y * z, w * z * z + p
         if w > 0.0 or p > 0.0:
+            p = point_weights[i]
             qx, qy, qz = points[i, 0], points[i, 1], points[i, 2]
             offset = w * (x * qx + y * qy + z * qz)
-            right[i, 0] += offset * x + p * qx
-            right[i, 1] += offset * y + p * qy
-            right[i, 2] += offset * z + p * qz
+            right[i, 0] += offset * x + p * qx + h * rest[i, 0]
+            right[i, 1] += offset * y + p * qy + h * rest[i, 1]
+            right[i, 2] += offset * z + p * qz + h * rest[i, 2]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)

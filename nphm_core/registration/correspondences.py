@@ -18,6 +18,11 @@ from nphm_core.registration.scan_surface import ScanSurface
 
 _BORDER_REACH_MM = 3.0
 """Beyond this distance along the surface, a border's or a point's plane is not continued."""
+_BARE_FROM = 0.7
+_HAIR_MM = 3.0
+"""Where hair may grow, a scan this far outside the rest pose is hair."""
+_HAIR_HOLD = 0.01
+"""Weight of the rest pose under hair: a large part without data, held on one side, would tilt with its edge."""
 _GATE = 3.5
 """Correspondences farther than this many robust scales weigh nothing, so they need not be looked for."""
 
@@ -32,6 +37,8 @@ class Correspondences:
     """Weight of the squared distance to the plane; 0 without a correspondence."""
     point_weights: Float[ndarray, " n"]
     """Weight of the squared distance to the point."""
+    rest_weights: Float[ndarray, " n"]
+    """Weight of the squared distance to the rest pose: positive under hair."""
     distances: Float[ndarray, " n"]
     """Distance to the scan, mm: to the plane where the point lies on a border or belongs to a cloud; infinite without
     a correspondence."""
@@ -50,7 +57,7 @@ class Trust:
 class ScanTarget:
     """A scan with its search tree."""
 
-    def __init__(self, scan: ScanSurface, closest: ClosestPoints | None = None, *, hair_weight: float = 0.3) -> None:
+    def __init__(self, scan: ScanSurface, closest: ClosestPoints | None = None) -> None:
         """Take a tree that was built from the same vertices and faces, or build it."""
         self._closest = closest if closest is not None else ClosestPoints(scan.vertices, scan.faces)
         self._is_cloud = len(scan.faces) == 0
@@ -59,12 +66,14 @@ class ScanTarget:
         self._corners = np.ascontiguousarray(corners, np.int64)
         self._normals = np.ascontiguousarray(scan.normals, float)
         self._border = np.ascontiguousarray(scan.border, bool)
-        self._bare = hair_weight * np.ascontiguousarray(scan.bare, float)
+        # Half bare is hair: its edge would pull the forehead outwards.
+        self._bare = np.clip((np.asarray(scan.bare, float) - _BARE_FROM) / (1 - _BARE_FROM), 0, 1)
 
     def correspondences(
         self,
         vertices: Float[ndarray, "n 3"],
         normals: Float[ndarray, "n 3"],
+        rest: Float[ndarray, "n 3"],
         trust: Trust,
         *,
         robust_mm: float,
@@ -75,13 +84,13 @@ class ScanTarget:
         """Find the plane of each vertex; vertices without trust are measured too."""
         found = self._closest.query(vertices, max_distance_mm)
         out = Correspondences(
-            np.array(found.point), np.empty_like(vertices), *(np.empty(len(vertices)) for _ in range(3))
+            np.array(found.point), np.empty_like(vertices), *(np.empty(len(vertices)) for _ in range(4))
         )
         _weigh(
-            vertices, normals, found.face, found.barycentric, found.distance, self._corners, self._normals,
+            vertices, normals, rest, found.face, found.barycentric, found.distance, self._corners, self._normals,
             self._border, self._bare, self._is_cloud, trust.weights, trust.hair_prone, robust_mm,
             min(max_distance_mm, _GATE * robust_mm), np.cos(max_angle_rad), point_share,
-            out.points, out.normals, out.weights, out.point_weights, out.distances,
+            out.points, out.normals, out.weights, out.point_weights, out.rest_weights, out.distances,
         )  # fmt: skip
         return out
 
@@ -96,11 +105,13 @@ def border_hits(
 
 @njit(cache=True, nogil=True)
 def _weigh(
-    vertices, vertex_normals, face, barycentric, distance, corners, scan_normals, border, bare, is_cloud,
-    trust, hair_prone, robust, gate, cos_max, point_share, points, normals, weights, point_weights, distances,
+    vertices, vertex_normals, rest, face, barycentric, distance, corners, scan_normals, border, bare, is_cloud,
+    trust, hair_prone, robust, gate, cos_max, point_share,
+    points, normals, weights, point_weights, rest_weights, distances,
 ):  # fmt: skip
     for i in range(len(vertices)):
         weights[i] = point_weights[i] = 0.0
+        rest_weights[i] = _HAIR_HOLD * hair_prone[i]
         distances[i] = np.inf
         if face[i] < 0:
             points[i, :] = vertices[i, :]
@@ -115,27 +126,26 @@ def _weigh(
             bareness += b * bare[j]
             if not border[j]:
                 inner += b
-        length = np.sqrt(x * x + y * y + z * z)
-        if length > 0.0:
-            x, y, z = x / length, y / length, z / length
+        length = max(np.sqrt(x * x + y * y + z * z), 1e-12)
+        x, y, z = x / length, y / length, z / length
         normals[i, 0], normals[i, 1], normals[i, 2] = x, y, z
-        plane = (
-            x * (vertices[i, 0] - points[i, 0])
-            + y * (vertices[i, 1] - points[i, 1])
-            + z * (vertices[i, 2] - points[i, 2])
-        )
+        plane = cosine = outside = 0.0
+        for k in range(3):
+            plane += normals[i, k] * (vertices[i, k] - points[i, k])
+            cosine += normals[i, k] * vertex_normals[i, k]
+            outside += vertex_normals[i, k] * (points[i, k] - rest[i, k])
         loose = is_cloud or inner < 1e-4
-        residual = distance[i]
-        if loose and distance[i] * distance[i] - plane * plane < _BORDER_REACH_MM**2:
-            residual = abs(plane)
-        elif loose:
-            distances[i] = distance[i]
+        distances[i] = distance[i]
+        if loose:
+            if distance[i] * distance[i] - plane * plane > _BORDER_REACH_MM**2:
+                continue
+            distances[i] = abs(plane)
+        if outside > _HAIR_MM:
+            bareness = 0.0
+        covered = hair_prone[i] * (1.0 - bareness)
+        rest_weights[i] = _HAIR_HOLD * covered
+        if distances[i] > gate or cosine < cos_max:
             continue
-        distances[i] = residual
-        cosine = x * vertex_normals[i, 0] + y * vertex_normals[i, 1] + z * vertex_normals[i, 2]
-        if residual > gate or cosine < cos_max:
-            continue
-        weight = trust[i] * (1.0 - hair_prone[i] * (1.0 - bareness))
-        weights[i] = weight * np.exp(-0.5 * (residual / robust) ** 2)
+        weights[i] = trust[i] * (1.0 - covered) * np.exp(-0.5 * (distances[i] / robust) ** 2)
         if not loose:
             point_weights[i] = point_share * weights[i]

@@ -4,7 +4,7 @@ import pytest
 from nphm_core.config import ArapConfig
 from nphm_core.errors import RegistrationError
 from nphm_core.geometry.mesh import boundary_vertices, vertex_normals
-from nphm_core.geometry.subdivision import loop_subdivision, subdivide_values, subdivision_hierarchy
+from nphm_core.geometry.subdivision import loop_subdivision, subdivide_surface, subdivision_hierarchy
 from nphm_core.registration.arap import register_arap, trust_of_regions
 from nphm_core.registration.arap_level import RigidLevel
 from nphm_core.registration.arap_repair import RimPair, crossing_depths, flipped_faces, rim_pairs, unflip
@@ -55,7 +55,7 @@ def body():
     """Coarse rest pose, its faces, two subdivisions, and the finest rest pose."""
     rest, faces = bumpy_sphere(3)
     hierarchy = subdivision_hierarchy(faces, len(rest), 2)
-    return rest, faces, hierarchy, subdivide_values(hierarchy, rest)
+    return rest, faces, hierarchy, subdivide_surface(hierarchy, faces, rest)
 
 
 def register(body, scan, config=ArapConfig(), rest=None, trust=None, pairs=()):  # noqa: B008
@@ -73,7 +73,7 @@ def test_registration_recovers_a_known_bend():
     a, b, c, d = i[:-1, :-1].ravel(), i[1:, :-1].ravel(), i[1:, 1:].ravel(), i[:-1, 1:].ravel()
     faces = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
     hierarchy = subdivision_hierarchy(faces, len(rest), 2)
-    fine = subdivide_values(hierarchy, rest)
+    fine = subdivide_surface(hierarchy, faces, rest)
     truth = bend(fine, 400.0)
     result = register((rest, faces, hierarchy, fine), surface_of(truth, hierarchy[-1].faces))
     before, after = (np.linalg.norm(points - truth, axis=1) for points in (fine, result.vertices))
@@ -158,7 +158,12 @@ def test_one_step_agrees_with_a_sparse_solver():
     n = len(vertices)
     normals = vertex_normals(vertices, faces)
     data = Correspondences(
-        start + rng.normal(size=(n, 3)), normals, rng.uniform(0, 1, n), 0.1 * rng.uniform(0, 1, n), np.ones(n)
+        start + rng.normal(size=(n, 3)),
+        normals,
+        rng.uniform(0, 1, n),
+        0.1 * rng.uniform(0, 1, n),
+        np.zeros(n),
+        np.ones(n),
     )
     level = RigidLevel(vertices, faces)
     found, _ = level.solve(start, data, 0.7, tolerance=1e-12, max_steps=2000)
@@ -208,7 +213,7 @@ def test_flipped_triangles_are_relaxed():
     ring = faces[(faces == 0).any(1)]
     broken[0] += 1.6 * (vertices[ring[0][ring[0] != 0]].mean(0) - vertices[0])
     weights = np.ones(len(vertices))
-    data = Correspondences(broken, normals, weights, weights, np.zeros(len(vertices)))
+    data = Correspondences(broken, normals, weights, weights, 0 * weights, np.zeros(len(vertices)))
     assert flipped_faces(broken, vertices, faces).any()
     fixed, left, n_flipped = unflip(level, broken, data, 0.05)
     assert n_flipped == 0
@@ -227,7 +232,7 @@ def test_lips_that_cross_are_found_and_pushed_apart():
     assert not crossing_depths(lips, faces, pair)[0].any()
     level = RigidLevel(lips, faces)
     weights = np.full(len(lips), 0.5)
-    data = Correspondences(crossed, np.zeros_like(crossed), 0 * weights, weights, 0 * weights)
+    data = Correspondences(crossed, np.zeros_like(crossed), 0 * weights, weights, 0 * weights, 0 * weights)
     apart, _, n_crossed = uncross(level, crossed, data, 1.0, [pair])
     assert n_crossed == 0
     assert crossing_depths(apart, faces, pair)[0].max() <= 0.06
@@ -273,10 +278,10 @@ def test_loose_parts_follow_their_surroundings(body):
     all_rest, all_faces = np.concatenate([rest, ball]), np.concatenate([faces, ball_faces + len(rest)])
     hierarchy = subdivision_hierarchy(all_faces, len(all_rest), 1)
     shift = np.array([0.4, 0.2, -0.3])
-    truth = subdivide_values(hierarchy, all_rest) + shift
+    truth = subdivide_surface(hierarchy, all_faces, all_rest) + shift
     trust = trust_of_regions({"eyeballs": np.arange(len(all_rest)) >= len(rest)}, len(all_rest))
-    scan_step = loop_subdivision(faces, len(rest))
-    scan = surface_of(scan_step.matrix @ rest + shift, scan_step.faces)
+    skin = subdivision_hierarchy(faces, len(rest), 1)
+    scan = surface_of(subdivide_surface(skin, faces, rest) + shift, skin[-1].faces)
     result = register_arap(all_rest, all_faces, hierarchy, ScanTarget(scan), ArapConfig(), trust=trust)
     assert np.abs(result.vertices - truth).max() < 0.1
 
