@@ -2,26 +2,25 @@
 
 from typing import Any
 
-from nphm_core.io.meshes import read_mesh
+from nphm_core.io.meshes import read_facts, read_mesh
 from nphm_core.supervision.sample_file import write_sdf_samples
-from nphm_core.supervision.sample_sdf import sample_sdf
-from nphm_core.supervision.scan_parts import closed_scan, throat_plane
+from nphm_core.supervision.sample_sdf import ClosedScan, sample_sdf
+from nphm_core.supervision.throat import throat_plane
 from pipelines.stage_command import Job, stage_command
-from pipelines.stage_inputs import metric_mesh, read_fit
+from pipelines.stage_inputs import read_fit
 
 
 def process(job: Job) -> dict[str, Any]:
     """Write samples_sdf.safetensors."""
     closed = read_mesh(job.folder / "scan_closed.ply")
-    scan = metric_mesh(job)
     registered = read_mesh(job.folder / "registered.ply", template_hash=job.template.hash).vertices
     fit, T_canonical_metric = read_fit(job)
     regions = job.template.regions
     # The first vertices of a registered mesh are the template's.
     face_points = registered[: job.template.n_vertices][regions["face"]]
     throat = throat_plane(fit["vertices_mm"], job.template.faces, regions["neck"], regions["face"])
-    parts = closed_scan(closed.vertices, closed.faces, scan.vertices, scan.faces)
-    samples = sample_sdf(parts, face_points, throat, T_canonical_metric, job.settings, rng=job.rng)
+    scan = ClosedScan(closed.vertices, closed.faces, read_facts(job.folder / "scan_closed.ply")["n_scan_faces"])
+    samples = sample_sdf(scan, face_points, throat, T_canonical_metric, job.settings, rng=job.rng)
     facts = {
         "scan": job.scan_id,
         "template": job.template.name,
@@ -40,7 +39,7 @@ def process(job: Job) -> dict[str, Any]:
         "n_far": len(samples.far.sdf),
         "trusted_share_near": round(float(samples.near.trusted.mean()), 4) if len(samples.near.sdf) else 0.0,
         "trusted_share_far": round(float(samples.far.trusted.mean()), 4) if len(samples.far.sdf) else 0.0,
-        "fill_share": round(float(parts.is_fill.mean()), 4),
+        "fill_share": round(float(scan.is_fill.mean()), 4),
         "megabytes": round(path.stat().st_size / 1e6, 2),
     }
 

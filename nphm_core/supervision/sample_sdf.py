@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from nphm_core.config import SampleSdfConfig
 from nphm_core.errors import SamplingError
+from nphm_core.geometry.closest import ClosestPoints
 from nphm_core.geometry.mesh import boundary_vertices, vertex_normals
 from nphm_core.geometry.sampling import interpolate, sample_surface
 from nphm_core.geometry.winding import SignedDistance
@@ -31,8 +32,13 @@ class ClosedScan:
 
     vertices: Float[ndarray, "n 3"]
     faces: Int[ndarray, "m 3"]
-    is_fill: Bool[ndarray, " m"]
-    """Triangles that close a hole and are no measurement."""
+    """First the scan's triangles, then those that close its holes and are no measurement."""
+    n_scan_faces: int
+
+    @property
+    def is_fill(self) -> Bool[ndarray, " m"]:
+        """Mark the triangles that are no measurement."""
+        return np.arange(len(self.faces)) >= self.n_scan_faces
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def sample_sdf(
 
     `face_points_mm` are registered vertices of the face region. Surface below the throat plane is not sampled.
     """
-    normals = vertex_normals(scan.vertices, scan.faces[~scan.is_fill])
+    normals = vertex_normals(scan.vertices, scan.faces[: scan.n_scan_faces])
     weights = _face_weights(scan, throat)
     drawn = sample_surface(scan.vertices, scan.faces, settings.n_surface, rng=rng, face_weights=weights)
     points = interpolate(scan.vertices, scan.faces, drawn.face, drawn.barycentric)
@@ -120,9 +126,9 @@ def signed_distances(
     found = SignedDistance(scan.vertices, scan.faces).at(points)
     face = found.closest.face
     rim = boundary_vertices(len(scan.vertices), scan.faces)
-    rim[scan.faces[scan.is_fill].ravel()] = True
+    rim[scan.faces[scan.n_scan_faces :].ravel()] = True
     off_rim = np.where(rim[scan.faces[face]], 0.0, found.closest.barycentric).sum(1) > _ON_RIM
-    trusted = off_rim & ~scan.is_fill[face] & found.trusted(min_sign_margin)
+    trusted = off_rim & (face < scan.n_scan_faces) & found.trusted(min_sign_margin)
     return found.signed_distance, trusted
 
 
@@ -169,16 +175,14 @@ def _far_points(
 
 def _near_any(points: Float[ndarray, "n 3"], targets: Float[ndarray, "k 3"], limit_mm: float) -> Bool[ndarray, " n"]:
     """Mark points whose cell of 2 mm has its centre within the limit of any target."""
-    from scipy.spatial import cKDTree
-
     cells = np.floor(points / _CELL_MM).astype(np.int64)
     low = cells.min(0, initial=0)
     size = cells.max(0, initial=0) - low + 1
     key = ((cells[:, 0] - low[0]) * size[1] + cells[:, 1] - low[1]) * size[2] + cells[:, 2] - low[2]
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     centres = (cells[first] + 0.5) * _CELL_MM
-    distance, _ = cKDTree(targets).query(centres, distance_upper_bound=limit_mm)
-    return np.isfinite(distance)[inverse]
+    found = ClosestPoints(targets, np.zeros((0, 3), np.int64)).query(centres, limit_mm)
+    return (found.face >= 0)[inverse]
 
 
 def _shuffled(samples, index: Int[ndarray, " k"], rng: np.random.Generator):

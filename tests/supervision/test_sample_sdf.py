@@ -18,10 +18,10 @@ FACETS_MM = 0.08
 
 def closed(sphere, fill_below_y: float | None = None) -> ClosedScan:
     vertices, faces = sphere
-    fill = np.zeros(len(faces), bool)
-    if fill_below_y is not None:
-        fill = vertices[faces][:, :, 1].mean(1) < fill_below_y
-    return ClosedScan(vertices, faces, fill)
+    if fill_below_y is None:
+        return ClosedScan(vertices, faces, len(faces))
+    fill = vertices[faces][:, :, 1].mean(1) < fill_below_y
+    return ClosedScan(vertices, np.concatenate([faces[~fill], faces[fill]]), int((~fill).sum()))
 
 
 def draw(scan, transform=UPRIGHT, throat=None, seed=0, settings=SETTINGS):
@@ -78,7 +78,7 @@ def test_head_pose_and_scale_are_removed(sphere):
     T_metric_canonical = Similarity(MM_PER_CANONICAL_UNIT * 1.05, turn, np.array([30.0, -500.0, 12.0]))
     moved = T_metric_canonical.apply(vertices / MM_PER_CANONICAL_UNIT)
     samples = sample_sdf(
-        ClosedScan(moved, faces, np.zeros(len(faces), bool)),
+        ClosedScan(moved, faces, len(faces)),
         T_metric_canonical.apply(FRONT / MM_PER_CANONICAL_UNIT),
         None,
         T_metric_canonical.inverse(),
@@ -105,7 +105,7 @@ def test_fills_are_never_sampled_and_distances_to_them_never_trusted(sphere):
 def test_near_an_open_hole_the_sign_is_not_trusted(sphere):
     vertices, faces = sphere
     open_faces = faces[vertices[faces][:, :, 1].mean(1) >= -60.0]
-    scan = ClosedScan(vertices, open_faces, np.zeros(len(open_faces), bool))
+    scan = ClosedScan(vertices, open_faces, len(open_faces))
     in_the_hole, opposite = np.array([[0, -62.0, 0], [10, -70.0, 5]]), np.array([[0, 95.0, 0], [0, 105.0, 0]])
     sdf, trusted = signed_distances(scan, np.concatenate([in_the_hole, opposite]), 0.2)
     assert trusted.tolist() == [False, False, True, True]

@@ -1,28 +1,10 @@
-"""Fills are told from measurements, and the throat from the head."""
+"""The throat lies below the jaw."""
 
 import numpy as np
 import pytest
 
 from nphm_core.errors import SamplingError
-from nphm_core.supervision.scan_parts import closed_scan, throat_plane
-
-
-def test_triangles_off_the_scan_are_fills_whatever_their_order(sphere):
-    vertices, faces = sphere
-    centre = vertices[faces].mean(1)
-    scan_faces = faces[centre[:, 1] >= -60]
-    # A lid over the hole: the missing cap pulled flat.
-    lid = vertices.copy()
-    inner = np.setdiff1d(faces[centre[:, 1] < -60], scan_faces)
-    lid[inner, 1] = -60
-    order = np.random.default_rng(0).permutation(len(faces))
-    parts = closed_scan(lid, faces[order], vertices, scan_faces)
-    assert (parts.is_fill == (centre[order, 1] < -60)).mean() > 0.995
-
-
-def test_a_scan_without_fills_has_none(sphere):
-    vertices, faces = sphere
-    assert not closed_scan(vertices, faces, vertices, faces).is_fill.any()
+from nphm_core.supervision.throat import throat_plane
 
 
 def test_the_throat_lies_below_the_border_of_the_neck(sphere):

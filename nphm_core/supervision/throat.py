@@ -1,36 +1,13 @@
-"""Which parts of a scan are samples of the head: above the throat, and measured rather than filled."""
+"""Where the head ends: the plane through the throat."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from nphm_core.errors import SamplingError
-from nphm_core.geometry.closest import ClosestPoints
-from nphm_core.supervision.sample_sdf import ClosedScan, Plane
+from nphm_core.supervision.sample_sdf import Plane
 
-# Positions in a file are float32, of a head that may lie a metre from the origin.
-_SAME_SURFACE_MM = 0.01
 _BELOW_JAW_MM = 25.0
-
-
-def closed_scan(
-    vertices: Float[ndarray, "n 3"],
-    faces: Int[ndarray, "m 3"],
-    scan_vertices: Float[ndarray, "n_scan 3"],
-    scan_faces: Int[ndarray, "m_scan 3"],
-) -> ClosedScan:
-    """Tell fills from measurements: a fill has its centre, or the middle of an edge, off the scan's surface.
-
-    All positions in mm. Asks the surfaces and not their indices, so that any repair is understood.
-    """
-    tree = ClosestPoints(scan_vertices, scan_faces)
-    corners = vertices[faces]
-    off = tree.query(corners.mean(1), _SAME_SURFACE_MM).face < 0
-    unsure = np.flatnonzero(~off)
-    for k in range(3):
-        middle = 0.5 * (corners[unsure, k] + corners[unsure, (k + 1) % 3])
-        off[unsure] |= tree.query(middle, _SAME_SURFACE_MM).face < 0
-    return ClosedScan(vertices, faces, off)
 
 
 def throat_plane(
