@@ -8,12 +8,15 @@ import argparse
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from nphm_core.config import TemplateConfig, read_section
 from nphm_core.errors import NphmError
+from nphm_core.io.files import read_json, sha256_of
 from nphm_core.records import digest_of
 from nphm_core.seeds import rng_for
+from nphm_core.stages import TEMPLATE_VERSION
 
 log = logging.getLogger("pipelines.template")
 
@@ -25,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = _settings(options)
         folder = Path(options.out) if options.out else template_folder(Path(options.cache), settings)
-        if not (options.cache and (folder / "template.json").is_file()):
+        if not (options.cache and is_current(folder, settings)):
             build(settings, folder, seed=options.seed)
     except NphmError as error:
         log.error("%s", error)
@@ -40,6 +43,20 @@ def template_folder(cache: Path, settings: TemplateConfig) -> Path:
     return cache / "templates" / f"{name}-{digest_of(settings.model_dump(mode='json'))[:8]}"
 
 
+def is_current(folder: Path, settings: TemplateConfig) -> bool:
+    """Say whether a folder holds the template of this head model, made by this version."""
+    if not (folder / "template.json").is_file():
+        return False
+    facts = read_json(folder / "template.json")
+    made_of = facts.get("facts", {}).get("source_sha256")
+    return facts.get("version") == TEMPLATE_VERSION and made_of == _source_digest(settings.source)
+
+
+def _source_digest(source: str) -> str:
+    path = Path(source).expanduser()
+    return sha256_of(path) if source != "embedded" and path.is_file() else source
+
+
 def build(settings: TemplateConfig, folder: Path, *, seed: int) -> None:
     """Make the template and write its folder."""
     from nphm_core.registration.embedding import learn_landmark_embedding
@@ -50,6 +67,7 @@ def build(settings: TemplateConfig, folder: Path, *, seed: int) -> None:
     model = read_head_model(settings.source)
     landmarks = learn_landmark_embedding(model, rng=rng_for(seed, "template", settings.source))
     template = build_template(model, landmarks)
+    template = replace(template, facts=template.facts | {"source_sha256": _source_digest(settings.source)})
     write_template(folder, template)
     log.info("template %s: %s", template.name, json.dumps(template.facts))
 

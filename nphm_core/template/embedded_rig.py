@@ -6,6 +6,7 @@ reproduces the data. The neck bends between the cut and the chin by harmonic wei
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,6 +16,9 @@ from nphm_core.errors import TemplateError
 from nphm_core.geometry.mesh import unique_edges
 from nphm_core.spaces import align_points
 from nphm_core.template.rotations import rotation_matrices, rotation_vector
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 _SMOOTHING = 5
 

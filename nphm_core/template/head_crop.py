@@ -59,7 +59,12 @@ class _Walker:
 
 
 def neck_loops(
-    vertices: Float[ndarray, "n 3"], quads: Int[ndarray, "m 4"], *, chin: float, axis: Float[ndarray, " 3"], width: float
+    vertices: Float[ndarray, "n 3"],
+    quads: Int[ndarray, "m 4"],
+    *,
+    chin: float,
+    axis: Float[ndarray, " 3"],
+    width: float,
 ) -> NeckLoops:
     """Find the loops round the neck below a chin's height, topmost first.
 
@@ -91,9 +96,7 @@ def _goes_round(points: Float[ndarray, "n 3"], axis: Float[ndarray, " 3"], width
     return bool(around and at_neck and np.ptp(points[:, 0]) < width and np.ptp(points[:, 1]) < width)
 
 
-def cut_at_loop(
-    n_vertices: int, quads: Int[ndarray, "m 4"], loop: Iterable[int], inside: int
-) -> Bool[ndarray, " m"]:
+def cut_at_loop(n_vertices: int, quads: Int[ndarray, "m 4"], loop: Iterable[int], inside: int) -> Bool[ndarray, " m"]:
     """Mark the quads on the side of a loop where the vertex `inside` lies."""
     walker = _Walker(quads)
     wall = set(loop)

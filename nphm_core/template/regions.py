@@ -1,8 +1,8 @@
 """Named vertex regions of any head template, from its geometry and its landmarks, without listed vertex ids.
 
 Skin is the largest component. What can be seen from outside is told from what is hidden by casting rays; ears are what
-stands out of a smooth head; hairline and jaw follow the detector's face oval in spherical coordinates about the middle
-of the head. Lengths are in metres, as in the head model.
+stands out of a smooth head; hairline and jaw follow the detector's landmarks in spherical coordinates about the head's
+middle. Lengths are in metres, as in the head model.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,12 @@ from nphm_core.template.visibility import open_share
 INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
 RIGHT_EYE = (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246)
 LEFT_EYE = (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466)
-FOREHEAD_OVAL = (162, 21, 54, 103, 67, 109, 10, 338, 297, 332, 284, 251, 389)
-JAW_OVAL = (58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288)
-OVAL_SIDES = (234, 454)
+# The detector's face oval wanders over a head and is in no embedding: the two rings inside it are carried on outwards.
+FOREHEAD = (151, 108, 69, 104, 68, 71, 139, 337, 299, 333, 298, 301, 368)
+UNDER_FOREHEAD = (9, 107, 66, 105, 63, 70, 156, 336, 296, 334, 293, 300, 383)
+JAW = (175, 171, 140, 170, 169, 135, 138, 396, 369, 395, 394, 364, 367)
+CHIN = 175
+OUTER_EYE_CORNERS = (33, 263)
 
 _HIDDEN_SHARE = 0.03
 _RIM_METRES = 0.007
@@ -87,19 +90,20 @@ def find_regions(model: HeadModel, landmarks: LandmarkEmbedding) -> dict[str, Bo
 
 def _measure(model: HeadModel, embedding: LandmarkEmbedding) -> _Head:
     vertices, faces = model.v_template, model.faces
-    landmarks = embedding.by_index(vertices, faces)
-    needed = {*INNER_LIPS, *RIGHT_EYE, *LEFT_EYE, *FOREHEAD_OVAL, *JAW_OVAL, *OVAL_SIDES}
+    trusted = set(embedding.index[embedding.weight > 0].tolist())
+    landmarks = {i: point for i, point in embedding.by_index(vertices, faces).items() if i in trusted}
+    needed = {*INNER_LIPS, *RIGHT_EYE, *LEFT_EYE, *FOREHEAD, *UNDER_FOREHEAD, *JAW}
     missing = sorted(needed - set(landmarks))
-    if len(missing) > len(needed) // 4 or not set(OVAL_SIDES) <= set(landmarks):
+    if len(missing) > len(needed) // 3 or not {*OUTER_EYE_CORNERS, CHIN} <= set(landmarks):
         raise TemplateError(
-            f"the landmark embedding lacks {len(missing)} of the {len(needed)} landmarks that bound the face "
-            f"({missing[:8]}...); expected nearly all. Learn the embedding again with more views."
+            f"the landmark embedding lacks {len(missing)} of the {len(needed)} landmarks that bound face, eyes and "
+            f"mouth ({missing[:8]}...); expected at most a third. Learn the embedding again with more views."
         )
     label = connected_components(faces, len(vertices))
     skin = label == component_areas(vertices, faces, label).argmax()
-    middle = 0.5 * (landmarks[OVAL_SIDES[0]] + landmarks[OVAL_SIDES[1]])
-    # The oval's sides lie ahead of the ears: move back to between the ears.
-    middle[2] -= 0.25 * np.linalg.norm(landmarks[OVAL_SIDES[0]] - landmarks[OVAL_SIDES[1]])
+    corners = np.stack([landmarks[i] for i in OUTER_EYE_CORNERS])
+    # Between the ears, in units of the distance between the outer eye corners.
+    middle = corners.mean(axis=0) - float(np.linalg.norm(corners[1] - corners[0])) * np.array([0.0, 0.21, 0.86])
     middle[0] = 0.0
     azimuth, elevation = _angles(vertices - middle)
     edges, _ = unique_edges(faces)
@@ -112,18 +116,23 @@ def _angles(offset: Float[ndarray, "n 3"]) -> tuple[Float[ndarray, " n"], Float[
     return np.arctan2(x, z), np.arctan2(y, np.hypot(x, z))
 
 
-def _curve(head: _Head, contour: tuple[int, ...]) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"]]:
-    """Give a contour as elevation over azimuth, made symmetric, azimuth rising from zero."""
-    points = np.stack([head.landmarks[i] for i in contour if i in head.landmarks])
-    azimuth, elevation = _angles(points - head.middle)
-    order = np.argsort(np.abs(azimuth))
-    return np.abs(azimuth)[order], elevation[order]
+def _hairline(head: _Head) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"]]:
+    """Give the upper border of the face: elevation over azimuth, made symmetric, azimuth rising from zero."""
+    both = [(i, j) for i, j in zip(FOREHEAD, UNDER_FOREHEAD, strict=True) if {i, j} <= set(head.landmarks)]
+    outer, inner = (
+        np.stack(_angles(np.stack([head.landmarks[pair[k]] for pair in both]) - head.middle)) for k in (0, 1)
+    )
+    # One more step like the last from ring to ring, and a longer one sideways, where the rings lie closer.
+    azimuth = np.abs(outer[0]) + 1.6 * (np.abs(outer[0]) - np.abs(inner[0]))
+    elevation = outer[1] + (outer[1] - inner[1])
+    order = np.argsort(azimuth)
+    return azimuth[order], elevation[order]
 
 
 def _ears(head: _Head) -> Bool[ndarray, " n"]:
     """Find what stands out sideways of a smooth surface through the head, and what lies within its outline."""
     seen = head.seen()
-    low = head.landmarks[152][1] if 152 in head.landmarks else head.vertices[seen, 1].min()
+    low = head.landmarks[CHIN][1]
     level = np.abs(head.elevation) < np.deg2rad(45)
     used = np.flatnonzero(seen & (head.vertices[:, 1] > low))
     offset = head.vertices[used] - head.middle
@@ -184,7 +193,7 @@ def _face_and_neck(head: _Head, ears: Bool[ndarray, " n"]) -> tuple[Bool[ndarray
     azimuth = np.abs(head.azimuth)
     front = float(np.quantile(azimuth[ears], 0.02))
     lobe = float(np.quantile(head.elevation[ears], 0.02))
-    hairline = np.interp(azimuth, *_curve(head, FOREHEAD_OVAL))
+    hairline = np.interp(azimuth, *_hairline(head))
     jaw = np.interp(azimuth, *_jaw_curve(head, front, lobe))
     rest = head.seen() & ~ears
     neck = rest & (head.elevation < jaw)
@@ -197,17 +206,19 @@ def _face_and_neck(head: _Head, ears: Bool[ndarray, " n"]) -> tuple[Bool[ndarray
 
 def _jaw_curve(head: _Head, front: float, lobe: float) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"]]:
     """Give the border of face and neck, elevation over azimuth: from the chin to the ear lobe and level behind it."""
-    # The oval is a silhouette and lies on the jaw's edge: a little below it is still face.
-    margin = np.deg2rad(3)
-    azimuth, elevation = _curve(head, JAW_OVAL)
+    # These landmarks lie on the chin and cheek, the jaw's edge is a little below.
+    margin = np.deg2rad(6)
+    azimuth, elevation = _angles(np.stack([head.landmarks[i] for i in JAW if i in head.landmarks]) - head.middle)
+    order = np.argsort(np.abs(azimuth))
+    azimuth, elevation = np.abs(azimuth)[order], elevation[order]
     ahead = azimuth < front
-    points = np.column_stack([np.append(azimuth[ahead], front), np.append(elevation[ahead], lobe) - margin])
+    points = np.column_stack([np.append(azimuth[ahead], front), np.append(elevation[ahead] - margin, lobe)])
     kept: list[ndarray] = []
     for point in points:  # lower convex envelope, Andrew's scan: the landmarks' noise must not cut into the cheek
         while len(kept) > 1 and _left_turn(kept[-2], kept[-1], point) <= 0:
             kept.pop()
         kept.append(point)
-    curve = np.stack([*kept, [np.pi, lobe - margin]])
+    curve = np.stack([*kept, [np.pi, lobe]])
     return curve[:, 0], curve[:, 1]
 
 
@@ -245,11 +256,16 @@ def _within(vertices: Float[ndarray, "n 3"], mask: Bool[ndarray, " n"], radius: 
 
 
 def _moves_with_jaw(model: HeadModel, head: _Head, lips: Bool[ndarray, " n"]) -> Bool[ndarray, " n"]:
-    """Mark vertices of the lower lip: those that go down when the jaw opens, or else those that face up."""
+    """Mark vertices of the lower lip: those that go down farther than the mouth's corners when the jaw opens.
+
+    Without a jaw joint, those that face up.
+    """
     if model.joint("jaw") is None or not lips.any():
         return vertex_normals(head.vertices, head.faces)[:, 1] > 0
     down = -(model.pose(rotations={"jaw": np.array([0.2, 0.0, 0.0])}) - head.vertices)[:, 1]
-    return down > 0.5 * np.quantile(down[lips], 0.95)
+    rim = np.flatnonzero(lips)
+    corners = rim[np.argsort(-np.abs(head.vertices[rim, 0]))[:6]]
+    return down > down[corners].mean()
 
 
 def _inner_parts(head: _Head, lips: Bool[ndarray, " n"]) -> tuple[Bool[ndarray, " n"], Bool[ndarray, " n"]]:

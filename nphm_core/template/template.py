@@ -15,6 +15,7 @@ from numpy import ndarray
 from nphm_core.errors import TemplateError, TopologyError
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.io.files import read_json, read_npz, sha256_of, write_json, write_npz
+from nphm_core.stages import TEMPLATE_VERSION
 from nphm_core.template.model import HeadModel
 
 REGIONS = (
@@ -167,6 +168,7 @@ def write_template(folder: Path, template: Template) -> None:
         arrays |= {"landmarks68.face": model.landmarks68[0], "landmarks68.barycentric": model.landmarks68[1]}
     facts = {
         "format": _FORMAT,
+        "version": TEMPLATE_VERSION,
         "hash": template.hash,
         "name": model.name,
         "licence": model.licence,
