@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "suspicious", "failed"]
 
-DECIDING_STAGES = ("landmarks", "backproject", "flame_fit", "subdivide", "arap")
-"""A warning of these concerns the registration itself; the others' are passed on without a verdict."""
+DECIDING_STAGES = ("backproject", "flame_fit", "subdivide", "arap")
+"""A warning of these says that the registration is not what was asked for; the others' are passed on only."""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,10 @@ GRID_DEGREES = 7.5
 
 _FOV_RAD = np.radians(16.0)
 _SIDE_YAW_RAD = np.radians(52.0)
-_FRAME = 1.62
-"""Height of a tile in heights of the face region."""
+_FRAME = 1.36
+"""Height of a tile in heights from the chin to the crown: hair stands above, the neck below."""
+_ASPECT = 0.8
+_SIDE_MARGIN = 0.1
 _HATCH_PX = 6
 
 
@@ -45,6 +47,15 @@ class Tile:
         """Interpolate values at the vertices to the pixels."""
         bary = self.view.barycentric.reshape(-1, 3, *[1] * (values.ndim - 1))
         return (values[self.corner] * bary).sum(1)
+
+    def shows(self, points: Float[ndarray, "n 3"], slack_mm: float) -> Bool[ndarray, " n"]:
+        """Mark points that are not hidden by more than some surface."""
+        camera = self.view.camera
+        depth = np.full(camera.height * camera.width, np.inf)
+        depth[self.view.pixel] = self.depth
+        at = np.clip(camera.project(points).astype(int), 0, [camera.width - 1, camera.height - 1])
+        shown: ndarray = camera.depth(points) < depth[at[:, 1] * camera.width + at[:, 0]] + slack_mm
+        return shown
 
     def painted(self, colour: Float[ndarray, "n_seen 3"]) -> UInt8[ndarray, "height width 3"]:
         """Give the picture with these colours, in [0, 1]."""
@@ -71,19 +82,26 @@ class HeadSurface:
         return Tile(view, corner, camera.depth(points), light)
 
 
-def head_cameras(face_points: Float[ndarray, "n 3"], height_px: int) -> tuple[Camera, Camera]:
-    """Give the frontal camera and the one at the subject's left that look at a face."""
-    lower, upper = face_points.min(0), face_points.max(0)
-    height = _FRAME * float(upper[1] - lower[1])
-    # The cranium is higher than the face region, and lies behind it.
-    target = np.array([0.5 * (lower[0] + upper[0]), 0.5 * (lower[1] + upper[1]) + 0.06 * height, lower[2]])
-    target[2] -= 0.08 * height
+def head_cameras(
+    face_points: Float[ndarray, "n 3"], head_points: Float[ndarray, "m 3"], height_px: int
+) -> tuple[Camera, Camera]:
+    """Give the frontal camera and the one at the subject's left, which show a head from below the chin to the crown."""
+    chin, crown = face_points[:, 1].min(), head_points[:, 1].max()
+    height = _FRAME * float(crown - chin)
     distance, focal_px = height / 2 / np.tan(_FOV_RAD / 2), height_px / 2 / np.tan(_FOV_RAD / 2)
-    width_px, up = round(0.8 * height_px), np.array([0.0, 1.0, 0.0])
+    width_px, up = round(_ASPECT * height_px), np.array([0.0, 1.0, 0.0])
+    right = np.array([np.cos(_SIDE_YAW_RAD), 0.0, -np.sin(_SIDE_YAW_RAD)])
+    # From the side the face looks at the picture's left edge, and the back of the head fills the rest.
+    along = float((face_points @ right).min()) + (0.5 - _SIDE_MARGIN) * _ASPECT * height
+    targets = (np.array([0.5 * (face_points[:, 0].min() + face_points[:, 0].max()), 0.0, 0.0]), along * right)
     front, side = (
-        look_at(target, np.array([np.sin(yaw), 0.0, np.cos(yaw)]), up, distance, focal_px, width_px, height_px)
-        for yaw in (0.0, _SIDE_YAW_RAD)
-    )
+        look_at(
+            target + [0.0, 0.5 * (chin + crown), 0.0],
+            np.array([np.sin(yaw), 0.0, np.cos(yaw)]),
+            up, distance, focal_px, width_px, height_px,
+        )
+        for target, yaw in zip(targets, (0.0, _SIDE_YAW_RAD), strict=True)
+    )  # fmt: skip
     return front, side
 
 

@@ -43,7 +43,7 @@ _GAP = 10
 _HEADER = 92
 _LEGEND = 64
 _SMALL = 14
-# A landmark hidden by this much surface is not drawn in that view.
+# What lies this far behind the surface is not drawn in that view.
 _HIDDEN_MM = 6.0
 
 
@@ -85,7 +85,7 @@ def registration_picture(
     """Draw the picture of a registered scan; tiles are `tile_px` high."""
     view = _in_head_frame(view, T_head_metric)
     surfaces = [HeadSurface(mesh) for mesh in (view.scan, view.linear_fit, view.registered)]
-    cameras = head_cameras(view.registered.vertices[view.face], tile_px)
+    cameras = head_cameras(view.registered.vertices[view.face], view.registered.vertices, tile_px)
     rows = [_row(view, surfaces, camera, colour_max_mm) for camera in cameras]
     width, height = cameras[0].width, cameras[0].height
     page_width = 2 * _MARGIN + 5 * width + 4 * _GAP
@@ -150,20 +150,25 @@ def _row(view: RegistrationView, surfaces: Sequence[HeadSurface], camera: Camera
     return [
         scan_picture(scan),
         overlay_picture(scan, fit),
-        grid_picture(registered, view.rest, view.is_folded),
+        _registration_picture(view, registered),
         error_picture(registered, view.distance, view.is_measured, largest_mm),
         _landmark_picture(view, scan),
     ]
 
 
+def _registration_picture(view: RegistrationView, registered: Tile) -> ndarray:
+    picture = grid_picture(registered, view.rest, view.is_folded)
+    # Most folded triangles are smaller than a pixel.
+    middles = view.registered.vertices[view.registered.faces[view.is_folded]].mean(axis=1)
+    at = registered.view.camera.project(middles)[registered.shows(middles, _HIDDEN_MM)]
+    return with_marks(picture, at, at, np.broadcast_to(np.round(255 * FOLD_RED).astype(np.uint8), (len(at), 3)))
+
+
 def _landmark_picture(view: RegistrationView, scan: Tile) -> ndarray:
     camera = scan.view.camera
     pale = np.round(0.45 * scan_picture(scan) + 0.55 * 255).astype(np.uint8)
-    depth = np.full(camera.height * camera.width, np.inf)
-    depth[scan.view.pixel] = scan.depth
     at = camera.project(view.landmarks)
-    column, row = (np.clip(at[:, k].astype(int), 0, size - 1) for k, size in ((0, camera.width), (1, camera.height)))
-    visible = camera.depth(view.landmarks) < depth[row * camera.width + column] + _HIDDEN_MM
+    visible = scan.shows(view.landmarks, _HIDDEN_MM)
     ends = camera.project(view.landmarks_registered)
     ends = np.where(np.isfinite(ends), ends, at)
     colours = np.where(view.landmark_trusted[:, None], TRUSTED, WEAK).astype(np.uint8)

@@ -48,7 +48,7 @@ def view() -> RegistrationView:
 
 @pytest.fixture(scope="module")
 def camera(view):
-    return head_cameras(view.registered.vertices[view.face], 200)[0]
+    return head_cameras(view.registered.vertices[view.face], view.registered.vertices, 200)[0]
 
 
 def test_the_camera_frames_the_face(view, camera):
