@@ -94,17 +94,13 @@ def _clean_mesh(mesh: Mesh, settings: IngestConfig, log: _Log, facts: dict[str, 
     log.note(n_repeated, "repeated triangles were dropped")
     mesh, n_spikes = drop_spikes(mesh)
     log.note(n_spikes, "triangles of spikes were dropped")
+    _check_surface(mesh, settings, path)
     pieces = keep_large_pieces(mesh, settings.component_share)
     log.note(pieces.n_dropped_faces, f"triangles of {len(pieces.areas) - pieces.n_kept} small pieces were dropped")
     if pieces.is_scattered:
         log.warnings.append(f"the scan is in {len(pieces.areas)} pieces, none of them large; all were kept")
     mesh = pieces.mesh
-    if mesh.n_faces < settings.min_triangles or not pieces.areas.sum() > 0:
-        raise _refusal(
-            f"the scan has {mesh.n_faces} usable triangles of area {pieces.areas.sum():.3g}, expected a surface"
-            f" of at least {settings.min_triangles} triangles (setting ingest.min_triangles)",
-            path,
-        )
+    _check_surface(mesh, settings, path)
     oriented = orient_outwards(mesh)
     log.note(oriented.n_inconsistent, "triangles were turned to agree with their neighbours")
     if oriented.is_inside_out:
@@ -120,6 +116,16 @@ def _clean_mesh(mesh: Mesh, settings: IngestConfig, log: _Log, facts: dict[str, 
         "outward_share": oriented.outward_share,
     }
     return _checked_normals(oriented.mesh, log)
+
+
+def _check_surface(mesh: Mesh, settings: IngestConfig, path: Path) -> None:
+    area = float(face_normals(mesh.vertices, mesh.faces)[1].sum())
+    if mesh.n_faces < settings.min_triangles or not area > 0:
+        raise _refusal(
+            f"the scan has {mesh.n_faces} usable triangles of area {area:.3g}, expected a surface of at least"
+            f" {settings.min_triangles} triangles (setting ingest.min_triangles)",
+            path,
+        )
 
 
 def _drop_nan_vertices(mesh: Mesh, log: _Log, path: Path) -> Mesh:
