@@ -9,6 +9,7 @@ import ctypes
 import ctypes.util
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -147,7 +148,10 @@ class OpenGLRenderer:
         scene = p.Scene(bg_color=[BACKGROUND] * 3 + [1.0], ambient_light=[1.0] * 3)
         scene.add(p.Mesh([primitive]))
         scene.add(lens, pose=np.eye(4))
-        image, _ = self._renderer.render(scene, flags=p.RenderFlags.FLAT | p.RenderFlags.SKIP_CULL_FACES)
+        with warnings.catch_warnings():
+            # PyOpenGL 3.1.0, which pyrender pins, still calls it.
+            warnings.filterwarnings("ignore", "tostring", DeprecationWarning)
+            image, _ = self._renderer.render(scene, flags=p.RenderFlags.FLAT | p.RenderFlags.SKIP_CULL_FACES)
         return np.array(image)
 
     def _vertex_colours(self, camera: Camera) -> ndarray:
