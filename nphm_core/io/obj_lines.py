@@ -99,7 +99,7 @@ def _read_number(data, i):
     if i < data.size and (data[i] == _MINUS or data[i] == _PLUS):
         sign = -1.0 if data[i] == _MINUS else 1.0
         i += 1
-    mantissa, exponent, n_digits, seen_dot = 0, 0, 0, False
+    mantissa, exponent, n_digits, seen_dot = np.int64(0), 0, 0, False
     while i < data.size:
         c = data[i]
         if 48 <= c <= 57:
@@ -150,7 +150,7 @@ def _read_index(data, i, n_seen):
     if i < data.size and data[i] == _MINUS:
         sign, start, i = -1, i + 1, i + 1
     while i < data.size and 48 <= data[i] <= 57:
-        value = min(value * 10 + np.int64(data[i] - 48), 1_000_000_000_000)
+        value = min(value * 10 + np.int64(data[i] - 48), np.int64(1_000_000_000_000))
         i += 1
     if i == start:
         return np.int64(-1), i, BAD_INDEX if sign < 0 else 0

@@ -134,15 +134,20 @@ def _texture(uv: ndarray, face: dict, header: PlyHeader, path: Path, notes: list
     number = face.get("texnumber")
     face_image = np.zeros(len(uv), np.int64)
     if isinstance(number, ndarray) and len(paths) > 1:
-        sizes = face.get("vertex_indices", face.get("vertex_index")).sizes
+        sizes = _corner_lists(face).sizes
         face_image = np.clip(np.repeat(number, np.maximum(sizes - 2, 0)), 0, len(paths) - 1).astype(np.int64)
     return pack_texture(uv, face_image, [read_image(image) for image in paths])
+
+
+def _corner_lists(face: dict) -> PlyLists:
+    lists: PlyLists = face["vertex_indices"] if "vertex_indices" in face else face["vertex_index"]
+    return lists
 
 
 def _corner_uv(vertex: dict, face: dict, faces: ndarray, where: ndarray, path: Path) -> ndarray | None:
     lists = face.get("texcoord")
     if isinstance(lists, PlyLists) and lists.sizes.any() and len(where):
-        sizes = face.get("vertex_indices", face.get("vertex_index")).sizes
+        sizes = _corner_lists(face).sizes
         if not ((lists.sizes == 2 * sizes) | (lists.sizes == 0)).all():
             raise damaged("the texture coordinates of the PLY file do not match its faces' corners", path)
         corners = np.zeros((int(sizes.sum()), 2))
