@@ -26,6 +26,8 @@ class Stage:
     optional_artifacts: tuple[str, ...] = ()
     """Files it writes where the scan has what they show."""
     uses_template: bool = False
+    uses_seed: bool = False
+    """Draws random numbers: another seed gives another result."""
     tolerates_failure: bool = False
     """Runs also where an earlier stage failed (it reports the failure)."""
 
@@ -48,6 +50,7 @@ _STAGES = (
         needs_identity=("flame_fit",),
         artifacts=("flame.npz", "flame.ply", "flame.json"),
         uses_template=True,
+        uses_seed=True,
     ),
     Stage("subdivide", 1, needs=("flame_fit",), artifacts=("subdivided.ply", "subdivided.json"), uses_template=True),
     Stage(
@@ -70,6 +73,7 @@ _STAGES = (
         needs=("ingest", "backproject", "flame_fit", "arap", "watertight"),
         artifacts=("samples_sdf.safetensors",),
         uses_template=True,
+        uses_seed=True,
     ),
     Stage(
         "sample_delta",
@@ -96,6 +100,7 @@ _STAGES = (
         ),
         artifacts=("metrics.json", "quality.png"),
         uses_template=True,
+        uses_seed=True,
         tolerates_failure=True,
     ),
 )

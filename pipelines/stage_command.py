@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nphm_core.config import Config, Section, read_section
-from nphm_core.errors import NphmError
+from nphm_core.errors import ConfigError, NphmError
 from nphm_core.records import (
     current_record,
     describe_artifact,
@@ -66,6 +66,8 @@ class Job:
         """A fresh generator that depends on seed, stage and scan only."""
         from nphm_core.seeds import rng_for
 
+        if not self.stage.uses_seed:
+            raise ValueError(f"the stage {self.stage.name} is declared to draw no random numbers")
         return rng_for(self.seed, self.stage.name, self.scan_id)
 
     @cached_property
@@ -101,7 +103,7 @@ Process = Callable[[Job], dict[str, Any]]
 def stage_command(
     name: str, process: Process, *, extra: Callable[[argparse.ArgumentParser], None] | None = None
 ) -> None:
-    """Run a stage's command line; exits 0 when every scan has a verdict, 2 for a wrong call.
+    """Run a stage's command line; exits 0 when every scan has a verdict, 1 with a message, 2 for a wrong call.
 
     Trouble of the machine (disk full, out of memory) is no verdict on a scan: it ends the process with an error, so
     that the scheduler may try again.
@@ -109,15 +111,23 @@ def stage_command(
     stage = STAGES[name]
     options = _parser(stage, process, extra).parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    settings = read_section(Config.model_fields[name].annotation, json.loads(options.settings), name)
-    failed = 0
-    for scan_id in options.scans:
-        started = time.process_time()
-        record = run_stage(stage, process, scan_id, settings, options)
-        failed += record["status"] == "failed"
-        _log_verdict(record, time.process_time() - started)
-    if failed:
-        log.info("%d of %d scans failed here; their records say why", failed, len(options.scans))
+    try:
+        settings = read_section(Config.model_fields[name].annotation, _json(options.settings), name)
+        for scan_id in options.scans:
+            started = time.process_time()
+            record = run_stage(stage, process, scan_id, settings, options)
+            _log_verdict(record, time.process_time() - started)
+    except NphmError as error:
+        # Not a verdict on a scan but a wrong call: wrong settings, an earlier stage that was never run.
+        log.error("%s", error)
+        sys.exit(1)
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--settings is not JSON ({error}); expected an object like {{}}. Got {text!r}") from None
 
 
 def run_stage(
@@ -204,7 +214,7 @@ def _stage_key(
         "stage": stage.name,
         "version": stage.version,
         "settings": settings.model_dump(mode="json"),
-        "seed": options.seed,
+        "seed": options.seed if stage.uses_seed else None,
         "inputs": inputs,
     }
     if stage.uses_template:
