@@ -126,7 +126,8 @@ if command -v flock >/dev/null 2>&1; then
     exec 9>"$VENV/.lock"
     flock 9
 fi
-wanted=$(cat setup.sh requirements.lock pyproject.toml | cksum)-$(pwd)
+# The linters' settings in pyproject.toml install nothing.
+wanted=$( (cat setup.sh requirements.lock && sed '/^\[tool/,$d' pyproject.toml) | cksum)-$(pwd)
 if [ "$(cat "$VENV/.ready" 2>/dev/null)" != "$wanted" ]; then
     need_python
     need_packages
