@@ -20,6 +20,7 @@ from nphm_core.registration.watertight import (
     choose_fills,
     closed_by_filling,
     closed_by_poisson,
+    is_closed,
     open_scan,
     warnings_of,
 )
@@ -37,7 +38,6 @@ def process(job: Job) -> dict[str, Any]:
         "registered": check_surface(registered.vertices, registered.faces),
     }
     closed, trouble = _closed_scan(scan, checks["scan"], job.settings, job.out)
-    is_watertight = measure_quality(closed.vertices, closed.faces).is_watertight
     warnings = trouble + warnings_of(closed, checks["registered"], measure_quality(model.v_template, model.faces))
     facts = {
         "scan": job.scan_id,
@@ -50,7 +50,7 @@ def process(job: Job) -> dict[str, Any]:
         "method": closed.method,
         "n_scan_faces": closed.n_scan_faces,
         "n_fill_faces": len(closed.faces) - closed.n_scan_faces,
-        "is_watertight": is_watertight,
+        "is_watertight": is_closed(closed.faces),
         "sign_error": closed.sign_error,
     }
     write_mesh(job.out / "scan_closed.ply", Mesh(closed.vertices, closed.faces), facts | outcome)

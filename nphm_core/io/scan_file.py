@@ -56,6 +56,9 @@ def fan_triangles(
 
     Polygons with fewer than three corners give nothing.
     """
+    if (sizes == 3).all():
+        where = np.arange(len(corners)).reshape(-1, 3)
+        return corners.reshape(-1, 3), where
     n_triangles = np.maximum(sizes - 2, 0)
     start = np.repeat(np.cumsum(sizes) - sizes, n_triangles)
     step = np.arange(n_triangles.sum()) - np.repeat(np.cumsum(n_triangles) - n_triangles, n_triangles)

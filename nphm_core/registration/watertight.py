@@ -86,6 +86,9 @@ def closed_by_filling(vertices: Float[ndarray, "n 3"], faces: Int[ndarray, "m 3"
     vertices, but not move any. None if the result is no better than the scan: vertices were moved, much of the scan
     was lost, or its inside came out.
     """
+    ordered = _appended(vertices, faces, repaired)
+    if ordered is not None:
+        return None if _volume(vertices, ordered) <= 0 else ClosedScan(vertices, ordered, len(faces), "holes filled")
     n = len(vertices)
     keep, index = weld(np.concatenate([vertices, repaired.vertices]))
     place = keep[index]
@@ -102,7 +105,7 @@ def closed_by_filling(vertices: Float[ndarray, "n 3"], faces: Int[ndarray, "m 3"
     name = np.where(is_copy, n + np.cumsum(is_copy) - 1, place[n:])
     positions = np.concatenate([vertices, repaired.vertices[is_copy]])
     ordered = name[np.concatenate([repaired.faces[is_scan], repaired.faces[~is_scan]])]
-    if _volume(positions - vertices[faces[:, 0]].mean(axis=0), ordered) <= 0:
+    if _volume(positions, ordered) <= 0:
         return None
     return ClosedScan(positions, ordered, int(is_scan.sum()), "holes filled")
 
@@ -119,7 +122,7 @@ def closed_by_poisson(points: Float[ndarray, "n 3"], surface: Mesh, *, max_fill_
     spacing = float(np.median(tree.query(points, k=2)[0][:, 1]))
     near = tree.query(surface.vertices, distance_upper_bound=max_fill_spacings * spacing)[0] < np.inf
     is_scan = near[surface.faces].all(axis=1)
-    if not is_scan.any() or _volume(surface.vertices - points.mean(axis=0), surface.faces) <= 0:
+    if not is_scan.any() or _volume(surface.vertices, surface.faces) <= 0:
         return None
     faces = np.concatenate([surface.faces[is_scan], surface.faces[~is_scan]])
     return ClosedScan(surface.vertices, faces, int(is_scan.sum()), "poisson")
@@ -147,6 +150,16 @@ def choose_fills(scan: ClosedScan) -> ClosedScan:
         options.append(replace(option, sign_error=sign_error(option)))
     # Of equals the one that is closed further.
     return min(options, key=lambda option: option.sign_error)
+
+
+def is_closed(faces: Int[ndarray, "m 3"]) -> bool:
+    """Tell whether a surface is watertight: each edge runs once in each direction."""
+    if not len(faces):
+        return False
+    start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
+    n = int(faces.max()) + 1
+    forward, backward = np.sort(start * n + end), np.sort(end * n + start)
+    return bool((forward == backward).all() and (forward[1:] != forward[:-1]).all())
 
 
 def sign_error(scan: ClosedScan) -> float:
@@ -195,6 +208,21 @@ def _triangle_keys(faces: Int[ndarray, "m 3"], n_vertices: int) -> ndarray:
     return (a * n_vertices + b) * n_vertices + c
 
 
+def _appended(
+    vertices: Float[ndarray, "n 3"], faces: Int[ndarray, "m 3"], repaired: Mesh
+) -> Int[ndarray, "k 3"] | None:
+    """Give the triangles on the scan's vertices if the repair did nothing but add some at the end, the usual case."""
+    used = np.zeros(len(vertices), bool)
+    used[faces.ravel()] = True
+    name = np.flatnonzero(used)
+    if len(name) != repaired.n_vertices or len(faces) > repaired.n_faces:
+        return None
+    ordered = name[repaired.faces]
+    same = (vertices[name] == repaired.vertices).all() and (ordered[: len(faces)] == faces).all()
+    return ordered if same else None
+
+
 def _volume(vertices: ndarray, faces: ndarray) -> float:
-    a, b, c = np.moveaxis(vertices[faces], 1, 0)
+    # From the middle, so that what is left open of a surface hardly counts.
+    a, b, c = np.moveaxis((vertices - vertices[faces[:, 0]].mean(axis=0))[faces], 1, 0)
     return float((a * np.cross(b, c)).sum() / 6)

@@ -14,6 +14,7 @@ from nphm_core.registration.watertight import (
     choose_fills,
     closed_by_filling,
     closed_by_poisson,
+    is_closed,
     open_scan,
     sign_error,
     warnings_of,
@@ -79,6 +80,18 @@ def test_vertices_that_a_repair_splits_stay_split():
     quality = measure_quality(closed.vertices, closed.faces)
     assert quality.is_watertight
     assert quality.n_nonmanifold_vertices == 0
+
+
+def test_a_repair_that_only_adds_triangles_keeps_their_order():
+    used = np.unique(BOWL.faces)
+    place = np.full(BOWL.n_vertices, -1)
+    place[used] = np.arange(len(used))
+    repaired = Mesh(BOWL.vertices[used], place[flat_lid(BOWL).faces])
+    closed = closed_by_filling(BOWL.vertices, BOWL.faces, repaired)
+    np.testing.assert_array_equal(closed.faces, flat_lid(BOWL).faces)
+    assert is_closed(closed.faces)
+    assert not is_closed(BOWL.faces)
+    assert not is_closed(np.concatenate([closed.faces, closed.faces[:, ::-1]]))
 
 
 def test_repairs_that_do_not_fit_are_refused():
