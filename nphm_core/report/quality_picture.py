@@ -43,6 +43,7 @@ _GAP = 10
 _HEADER = 92
 _LEGEND = 64
 _SMALL = 14
+_MAX_ENLARGED = 3.0
 # What lies this far behind the surface is not drawn in that view.
 _HIDDEN_MM = 6.0
 
@@ -115,9 +116,8 @@ def failure_picture(
     _write_heading(page, replace(heading, reasons=()), page_width)
     x = _MARGIN
     for picture in pictures:
-        small = Image.fromarray(np.ascontiguousarray(picture))
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
-        page.image.paste(small, (x + (side - small.width) // 2, _HEADER + (side - small.height) // 2))
+        shown = _fitted(Image.fromarray(np.ascontiguousarray(picture)), side - 2)
+        page.image.paste(shown, (x + (side - shown.width) // 2, _HEADER + (side - shown.height) // 2))
         page.frame(x, _HEADER, side, side)
         x += side + _GAP
     y = page.paragraph(x + 8, _HEADER + 4, f"stage: {heading.stage}", 20, text_width - 16) + 8
@@ -127,6 +127,12 @@ def failure_picture(
         left = max(2, int((_HEADER + side - y) / 22))
         y = page.paragraph(x + 8, y, reason, 16, text_width - 16, max_lines=left) + 8
     return page.image
+
+
+def _fitted(picture: Image.Image, side: int) -> Image.Image:
+    factor = min(side / picture.width, side / picture.height, _MAX_ENLARGED)
+    size = (max(1, round(factor * picture.width)), max(1, round(factor * picture.height)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _in_head_frame(view: RegistrationView, T_head_metric: Similarity) -> RegistrationView:
