@@ -26,7 +26,7 @@ class HeadMap:
     hair: Float[ndarray, " n_vertices"]
     """1 where hair grows on everyone, 0 where it never does."""
     fixed: Float[ndarray, " n_vertices"]
-    """1 where a subject has no relief of its own: eyeballs, lids, lip rims, inside of the mouth."""
+    """1 where a subject has no relief of its own: eyeballs, lids, lip rims and what is hidden, with soft edges."""
     eye_centres: Float[ndarray, "2 3"]
     eye_radius: float
     upper_lip: Float[ndarray, "n_upper 3"]
@@ -38,7 +38,7 @@ def head_map(template: "Template") -> HeadMap:
     """Read the map off a template's regions."""
     regions = template.regions
     rims = regions["lips_upper_rim"] | regions["lips_lower_rim"]
-    fixed = regions["eyeballs"] | regions["eyelids"] | regions["mouth_interior"] | rims
+    fixed = regions["eyeballs"] | regions["eyelids"] | regions["mouth_interior"] | regions["hidden"] | rims
     return map_from_regions(
         template.model,
         eyeball=regions["eyeballs"],
@@ -70,7 +70,8 @@ def map_from_regions(
         eyeball,
         inside,
         _softened(hair.astype(float), model.faces, 2),
-        np.maximum(fixed, _softened(fixed.astype(float), model.faces, 1)),
+        # Wide enough that skin never sinks behind the hidden folds that it covers.
+        np.maximum(fixed, np.minimum(1.5 * _softened(fixed.astype(float), model.faces, 4), 1)),
         np.array([centre for centre, _ in spheres]),
         float(np.mean([radius for _, radius in spheres])),
         vertices[upper_rim],

@@ -24,7 +24,7 @@ from nphm_core.synthetic.sensor import SensorSettings, scan_views
 from nphm_core.synthetic.subject import ExpressionSpec, HeadSurface, PosedSurface, Subject
 from nphm_core.template.model import Coefficients
 
-VOXEL_MM = 1.75
+VOXEL_MM = 2.0
 _MIN_PIECE_VERTICES = 40
 _N_SKY_RAYS = 24
 _OFFSET_MM = 0.3

@@ -66,7 +66,7 @@ def scan_views(
         origins, directions = camera.rays(camera.pixel_centres())
         hits = caster.cast(origins, directions)
         dark = np.where(hits.face >= 0, (darkness[faces[hits.face]] * hits.barycentric).sum(1), 0)
-        cosine = -(normals[hits.face] * directions).sum(1)
+        cosine = np.abs((normals[hits.face] * directions).sum(1))
         axial = -(directions @ camera.axes[2])
         depth = _measured(hits.face >= 0, hits.distance * axial, cosine, dark, settings, rng)
         views.append(DepthView(_misplaced(camera, settings, rng), depth.reshape(settings.pixels, settings.pixels)))
