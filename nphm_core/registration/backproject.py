@@ -214,8 +214,10 @@ def _view_hits(
     ring_o, ring_d = camera.rays((pixels[:, None] + around).reshape(-1, 2))
     ring = caster.cast(ring_o, ring_d)
     distance = ring.distance.reshape(len(pixels), 4)
-    jump = np.max(np.abs(distance - hits.distance[:, None]), axis=1, initial=0.0, where=np.isfinite(distance))
-    smooth = hit & np.isfinite(distance).all(axis=1) & (jump * mm_per_unit <= settings.max_jump_mm)
+    whole = hit & np.isfinite(distance).all(axis=1)
+    jump = np.full(len(pixels), np.inf)
+    jump[whole] = np.abs(distance[whole] - hits.distance[whole, None]).max(axis=1)
+    smooth = jump * mm_per_unit <= settings.max_jump_mm
     return points, np.where(smooth, cosine, 0.0)
 
 

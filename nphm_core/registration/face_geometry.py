@@ -70,7 +70,7 @@ def fit_face(
     A fifth of them may be wrong. Fewer than six on the scan give a residual of infinity.
     """
     index = np.array(list(FACE_SHAPE))
-    shape = np.array(list(FACE_SHAPE.values()))
+    shape = np.array(list(FACE_SHAPE.values()), float)
     hits = caster.cast(*camera.rays(landmarks_px[index]))
     hit = np.flatnonzero(hits.face >= 0)
     seen = len(hit) / len(index)
