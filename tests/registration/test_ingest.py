@@ -236,3 +236,21 @@ def test_real_scans_pass(shared_dir):
         scan = ingest_scan(read_scan_file(shared_dir / "scans" / name), SETTINGS, PATH)
         assert (scan.mesh.n_faces, scan.statistics["n_components"]) == (n_triangles, n_pieces), name
         assert scan.warnings == ()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_neither_pose_nor_unit_changes_what_is_done(seed, scale):
+    rng = np.random.default_rng(seed)
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    rotation *= np.sign(np.linalg.det(rotation))
+    bowl = shapes.open_sphere(24, radius=100.0)
+    vertices = bowl.vertices.copy()
+    vertices[200] *= 1.8
+    mesh = joined(Mesh(vertices, bowl.faces), shapes.sphere(4, radius=5.0, centre=(200, 0, 0)))
+    mesh = turn_faces(mesh, rng.random(mesh.n_faces) < 0.2)
+    moved = mesh.with_vertices(scale * (mesh.vertices @ rotation.T + rng.normal(size=3) * 300))
+    expected, found = ingest(mesh), ingest(moved)
+    np.testing.assert_array_equal(found.mesh.faces, expected.mesh.faces)
+    assert found.notes == expected.notes
+    assert found.statistics["outward_share"] == pytest.approx(expected.statistics["outward_share"], abs=1e-6)
