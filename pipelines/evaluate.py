@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nphm_core.config import SubdivideConfig
 from nphm_core.evaluation.fine_template import FineTemplate, check_fine_topology, fine_template
 from nphm_core.evaluation.landmarks import LandmarkResiduals, landmark_residuals
 from nphm_core.evaluation.surface import SurfaceMetrics, VertexErrors, measure_surface
@@ -70,7 +71,7 @@ def _outward_scan(job: Job) -> "tuple[Mesh, dict[str, Any]]":
 
 def _fine_template(job: Job, registered: "Mesh") -> FineTemplate:
     facts = read_facts(job.folder / "registered.ply")
-    fine = fine_template(job.template, int(facts["levels"]), str(facts["region"]))
+    fine = fine_template(job.template, SubdivideConfig(levels=facts["levels"], region=facts["region"]))
     check_fine_topology(fine, registered.faces)
     return fine
 

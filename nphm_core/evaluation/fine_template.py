@@ -6,8 +6,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from nphm_core.config import SubdivideConfig
 from nphm_core.errors import TopologyError
-from nphm_core.geometry.subdivision import subdivide_values, subdivision_hierarchy
+from nphm_core.geometry.subdivision import subdivide_surface, subdivide_values, subdivided_faces
+from nphm_core.registration.subdivide import template_hierarchy
 from nphm_core.template.template import Template
 
 _MM_PER_METRE = 1000.0
@@ -23,15 +25,16 @@ class FineTemplate:
     faces: Int[ndarray, "n_faces 3"]
 
 
-def fine_template(template: Template, levels: int, region: str) -> FineTemplate:
-    """Subdivide the template as `subdivide` does, `levels` times, all of it (`head`) or its `face`."""
-    selected = template.region_faces("face") if region == "face" else None
-    hierarchy = subdivision_hierarchy(template.faces, template.n_vertices, levels, selected)
-    regions = {
-        name: subdivide_values(hierarchy, mask.astype(np.float64)) > 0.5 for name, mask in template.regions.items()
-    }
-    rest = subdivide_values(hierarchy, _MM_PER_METRE * template.model.v_template)
-    return FineTemplate(rest, regions, hierarchy[-1].faces if hierarchy else template.faces)
+def fine_template(template: Template, settings: SubdivideConfig) -> FineTemplate:
+    """Refine the template as the registered mesh was refined."""
+    hierarchy = template_hierarchy(template, settings)
+    masks = np.stack(list(template.regions.values()), axis=1).astype(np.float64)
+    fine = subdivide_values(hierarchy, masks) > 0.5
+    return FineTemplate(
+        rest=subdivide_surface(hierarchy, template.faces, _MM_PER_METRE * template.model.v_template),
+        regions={name: fine[:, k] for k, name in enumerate(template.regions)},
+        faces=subdivided_faces(hierarchy, template.faces)[0],
+    )
 
 
 def check_fine_topology(fine: FineTemplate, faces: Int[ndarray, "n_faces 3"]) -> None:
