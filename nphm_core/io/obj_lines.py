@@ -175,6 +175,19 @@ def _read_corner(data, i, n_vertices, n_uv):
 
 
 @njit(cache=True, nogil=True)
+def _read_face(data, i, n_vertices, n_uv, corners):
+    """Read the corners of a face into the first rows: how many, where the line ends, code."""
+    count, code = 0, 0
+    i = _skip_blanks(data, i)
+    while code == 0 and not _at_end(data, i):
+        vertex, coordinate, i, code = _read_corner(data, i, n_vertices, n_uv)
+        corners[count, 0], corners[count, 1] = vertex, coordinate
+        count += 1
+        i = _skip_blanks(data, i)
+    return count, i, code
+
+
+@njit(cache=True, nogil=True)
 def count_lines(data):
     """Count lines by kind (vertex, uv, normal, face, material) and the corners of all faces."""
     counts = np.zeros(7, np.int64)
@@ -228,14 +241,8 @@ def read_lines(data, vertices, n_numbers, uv, normals, corners, sizes, marks):
         elif kind == _MATERIAL:
             marks[k, 0], marks[k, 1] = start, at[_FACE]
         elif kind == _FACE:
-            first = n_corners
-            i = _skip_blanks(data, i)
-            while code == 0 and not _at_end(data, i):
-                vertex, coordinate, i, code = _read_corner(data, i, at[_VERTEX], at[_UV])
-                corners[n_corners, 0], corners[n_corners, 1] = vertex, coordinate
-                n_corners += 1
-                i = _skip_blanks(data, i)
-            sizes[k] = n_corners - first
+            sizes[k], i, code = _read_face(data, i, at[_VERTEX], at[_UV], corners[n_corners:])
+            n_corners += sizes[k]
         if code == 0 and count < needed:
             code = TOO_FEW_NUMBERS
         if code:
