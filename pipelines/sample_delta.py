@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from nphm_core.config import SubdivideConfig
 from nphm_core.evaluation.fine_template import fine_template
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.io.files import read_npz
@@ -68,7 +69,8 @@ def _kept_vertices(job: Job) -> Bool[ndarray, " n"] | None:
     if job.settings.region == "head":
         return None
     facts = read_facts(job.folder / "registered.ply")
-    return fine_template(job.template, int(facts["levels"]), str(facts["region"])).regions[job.settings.region]
+    refined = SubdivideConfig(levels=facts["levels"], region=facts["region"])
+    return fine_template(job.template, refined).regions[job.settings.region]
 
 
 def _lengths(delta: Float[ndarray, "n 3"], weight: Float[ndarray, " n"]) -> dict[str, float]:

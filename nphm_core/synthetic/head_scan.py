@@ -35,7 +35,7 @@ class ScanTruth:
     """What the generator knows of a scan; positions in the scan's metric space (mm)."""
 
     vertices: Float[ndarray, "n_template 3"]
-    """The template's vertices on the clean skin, as Loop subdivision leaves them."""
+    """The template's vertices on the clean skin, as subdivision leaves them."""
     hair_mm: Float[ndarray, " n_template"]
     """How far the scan lies above the skin there."""
     coefficients: Coefficients

@@ -12,7 +12,13 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from nphm_core.geometry.mesh import vertex_normals
-from nphm_core.geometry.subdivision import Subdivision, subdivide_values, subdivided_faces, subdivision_hierarchy
+from nphm_core.geometry.subdivision import (
+    Subdivision,
+    subdivide_surface,
+    subdivide_values,
+    subdivided_faces,
+    subdivision_hierarchy,
+)
 from nphm_core.synthetic.head_map import HeadMap
 from nphm_core.synthetic.noise import smooth_noise
 from nphm_core.template.model import Coefficients
@@ -118,7 +124,7 @@ class HeadSurface:
         self.head_map = head_map
         self.hierarchy: list[Subdivision] = subdivision_hierarchy(model.faces, model.n_vertices, _LEVELS)
         self.faces, _ = subdivided_faces(self.hierarchy, model.faces)
-        self.material = self.refined(model.v_template * MM_PER_METRE)
+        self.material = self._smooth(model.v_template * MM_PER_METRE)
         self.cover = np.clip(self.refined(head_map.hair), 0, 1)
 
     def refined(self, values: Float[ndarray, "n_coarse ..."]) -> Float[ndarray, "n ..."]:
@@ -128,13 +134,17 @@ class HeadSurface:
     def pose(self, subject: Subject, expression: ExpressionSpec) -> PosedSurface:
         """Give a subject's surface in an expression."""
         model = self.head_map.model
-        smooth = self.refined(model.posed(self.coefficients(subject, expression)) * MM_PER_METRE)
+        smooth = self._smooth(model.posed(self.coefficients(subject, expression)) * MM_PER_METRE)
         normals = vertex_normals(smooth, self.faces)
         skin = smooth + (self._deviation(subject))[:, None] * normals
         cover = hair_cover(self.cover, self.material, subject.seed)
         thickness = cover * _hair_thickness(self.material, subject)
         hairy = skin + thickness[:, None] * normals
         return PosedSurface(hairy, skin, self.faces, self.material, cover, model.n_vertices)
+
+    def _smooth(self, vertices: Float[ndarray, "n_coarse 3"]) -> Float[ndarray, "n 3"]:
+        """Refine positions as the registration does, so that its vertices can be held against the truth."""
+        return subdivide_surface(self.hierarchy, self.head_map.model.faces, vertices)
 
     def coefficients(self, subject: Subject, expression: ExpressionSpec) -> Coefficients:
         """Give the model's coefficients; names that the model lacks are left out."""
