@@ -37,8 +37,8 @@ rule all:
 
 
 onsuccess:
-    shell(f"python -m pipelines.summary {plan.summary_options}")
+    shell(plan.closing_command)
 
 
 onerror:
-    shell(f"python -m pipelines.summary {plan.summary_options}")
+    shell(plan.closing_command)

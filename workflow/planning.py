@@ -110,6 +110,12 @@ class Plan:
         return shlex.join([*scans, "--results", self.settings.results, "--out", self.summary])
 
     @property
+    def closing_command(self) -> str:
+        """Give the command that ends a run: what became of all scans, or nothing if only some were asked for."""
+        is_whole = any(job.rule.name == "summary" for job in self._workflow.dag.jobs)
+        return f"python -m pipelines.summary {self.summary_options}" if is_whole else "true"
+
+    @property
     def limit_option(self) -> str:
         """Give the option that makes that command fail if too many scans did."""
         return f"--max-failed-share {self.settings.max_failed_share}"

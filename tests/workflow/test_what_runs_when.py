@@ -131,6 +131,12 @@ def test_a_deleted_artifact_comes_back_and_nothing_of_another_scan_runs(clone):
     assert "Nothing to be done" in clone.snakemake()
 
 
+def test_a_run_of_one_scan_tells_nothing_of_the_others(clone):
+    clone.artifact("A/open", "stages/evaluate.json").unlink()
+    assert "B/rest" not in clone.snakemake("results/scans/A/open/stages/evaluate.json")
+    clone.snakemake()
+
+
 def test_a_cut_artifact_and_a_deleted_record_are_made_anew(clone):
     cut = clone.artifact("A/open", "samples_delta.safetensors")
     whole = cut.read_text()
