@@ -124,11 +124,11 @@ def phenotype_shares(
     shares = dict(zip(RACES, race.T, strict=True))
     for names, value in ((GENDERS, gender), (AGES, age), (HEIGHTS, height), (PROPORTIONS, proportions)):
         shares |= {names[0]: 1 - value, names[1]: value}
-    for names, value in ((MUSCLES, muscle), (WEIGHTS, weight)):
+    for (least, average, most), value in ((MUSCLES, muscle), (WEIGHTS, weight)):
         shares |= {
-            names[0]: np.maximum(1 - 2 * value, 0),
-            names[1]: 1 - np.abs(2 * value - 1),
-            names[2]: np.maximum(2 * value - 1, 0),
+            least: np.maximum(1 - 2 * value, 0),
+            average: 1 - np.abs(2 * value - 1),
+            most: np.maximum(2 * value - 1, 0),
         }
     return shares
 

@@ -37,7 +37,7 @@ def complete_template(template: Template) -> Template:
         regions = _divided(regions)
     _check_regions(regions)
     seen = regions["face"] | regions["ears"] | regions["scalp"] | regions["neck"]
-    facts: dict[str, float | str] = {
+    facts: dict[str, int | float | str] = {
         "n_vertices": model.n_vertices,
         "n_landmarks": len(landmarks.index),
         "landmark_spread_mm": round(float(np.median(landmarks.spread_mm)), 3) if len(landmarks.index) else 0.0,

@@ -50,10 +50,13 @@ class _Crop:
     """Loops round the neck in new numbers, the cut last."""
 
 
-def build_embedded_model() -> HeadModel:
-    """Make the embedded model; about ten CPU seconds. TemplateError if the package's data are not there."""
+def build_embedded_model(n_heads: int = 1000) -> HeadModel:
+    """Make the embedded model from `n_heads` random heads; about twelve CPU seconds.
+
+    Raises TemplateError if the package's data are not there.
+    """
     crop = _crop_head(read_base_mesh(data_folder()))
-    space = _learn_space(crop)
+    space = _learn_space(crop, n_heads)
     n = crop.n_vertices
     shift, scale = _placement(space, n)
     faces = symmetric_triangles(space.mean[:n], crop.quads, crop.partner)
@@ -64,7 +67,7 @@ def build_embedded_model() -> HeadModel:
     rig = _joints(crop, space, motion, scale, shift)
     weights, posedirs = _skinning(crop, vertices, faces, jaw_offsets, rig)
     names = _expression_names()
-    expressions = np.stack([scale * _expression(crop, name) for name in names], axis=2)
+    expressions = np.stack([_largest_part(scale * _expression(crop, name), faces) for name in names], axis=2)
     eyes = np.isin(crop.read[:n], np.concatenate([crop.base.quads[g].ravel() for g in _EYES]))
     expressions[eyes] = 0.0  # gaze is the eye joints' part
     log.info("embedded model: %d identity components explain %.4f", space.basis.shape[2], space.explained)
@@ -112,7 +115,7 @@ def _centre(base: BaseMesh, group: str) -> Float[ndarray, " 3"]:
     return base.vertices[np.unique(base.quads[group])].mean(axis=0)
 
 
-def _learn_space(crop: _Crop) -> IdentitySpace:
+def _learn_space(crop: _Crop, n_heads: int) -> IdentitySpace:
     from scipy.sparse import coo_matrix
 
     n, n_cubes = crop.n_vertices, len(_CUBES)
@@ -126,7 +129,8 @@ def _learn_space(crop: _Crop) -> IdentitySpace:
     above = positions[:n, 1] > crop.base.vertices[crop.read[crop.loops[0]], 1].max()
     eyes = np.isin(crop.read[:n], np.concatenate([crop.base.quads[g].ravel() for g in _EYES]))
     weight = np.concatenate([(above & ~eyes).astype(np.float64), np.zeros(n_cubes)])
-    return identity_space(positions, crop.kept, points, partner, weight, rng=np.random.default_rng(_SEED))
+    rng = np.random.default_rng(_SEED)
+    return identity_space(positions, crop.kept, points, partner, weight, rng=rng, n_heads=n_heads)
 
 
 def _placement(space: IdentitySpace, n: int) -> tuple[Float[ndarray, " 3"], float]:
@@ -144,6 +148,15 @@ def _expression_names() -> tuple[str, ...]:
 def _expression(crop: _Crop, name: str) -> Float[ndarray, "n 3"]:
     path = data_folder() / "faceunits01/targets/faceunits" / f"{name}.target"
     return read_target(path, crop.kept, len(crop.read))[: crop.n_vertices]
+
+
+def _largest_part(offsets: Float[ndarray, "n 3"], faces: Int[ndarray, "m 3"]) -> Float[ndarray, "n 3"]:
+    """Keep the largest connected part of what moves: some targets shift the mouth's or a socket's inside as well."""
+    from nphm_core.geometry.components import connected_components
+
+    moves = (np.abs(offsets) > 0).any(axis=1)
+    label = connected_components(faces[moves[faces].all(axis=1)], len(moves))
+    return np.where((moves & (label == np.bincount(label[moves]).argmax()))[:, None], offsets, 0.0)
 
 
 def _jaw(crop: _Crop, teeth: Int[ndarray, " k"], n: int) -> JawMotion:

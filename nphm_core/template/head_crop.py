@@ -5,7 +5,7 @@ border is smooth and symmetric and no vertex ids are listed.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +96,9 @@ def _goes_round(points: Float[ndarray, "n 3"], axis: Float[ndarray, " 3"], width
     return bool(around and at_neck and np.ptp(points[:, 0]) < width and np.ptp(points[:, 1]) < width)
 
 
-def cut_at_loop(n_vertices: int, quads: Int[ndarray, "m 4"], loop: Iterable[int], inside: int) -> Bool[ndarray, " m"]:
+def cut_at_loop(
+    n_vertices: int, quads: Int[ndarray, "m 4"], loop: Sequence[int] | Int[ndarray, " k"], inside: int
+) -> Bool[ndarray, " m"]:
     """Mark the quads on the side of a loop where the vertex `inside` lies."""
     walker = _Walker(quads)
     wall = set(loop)

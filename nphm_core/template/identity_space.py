@@ -31,6 +31,8 @@ SLIDER_CATEGORIES = ("head", "cheek", "chin", "ears", "eyebrows", "eyes", "foreh
 _LEFT_OUT = re.compile(r"head-trans|head-angle|neck-trans|neck-height|shape-pointed|nose-trans-in|mouth-trans-in")
 """Sliders that move or tilt the whole head, or leave what people look like."""
 _SLIDER_STD = 0.2
+_SIZE_STD = 0.08
+"""For sliders of the whole head's size, which vary less between people than their features do."""
 _SIDE_STD = 0.05
 """Difference between left and right."""
 
@@ -104,7 +106,7 @@ def _random_shares(rng: np.random.Generator, n: int) -> dict[str, Float[ndarray,
         age=np.clip(rng.beta(1.0, 2.0, n), 0, 0.9),
         muscle=around(0.5, 0.15),
         weight=around(0.5, 0.17),
-        height=around(0.5, 0.1),
+        height=around(0.5, 0.05),
         proportions=around(0.5, 0.1),
         race=race,
     )
@@ -119,7 +121,8 @@ def _random_sliders(
         if _LEFT_OUT.search(slider.name):
             continue
         if slider.side == "unsided" or slider.name not in common:
-            common[slider.name] = np.clip(_SLIDER_STD * rng.standard_normal(n_heads), -0.5, 0.5)
+            std = _SIZE_STD if category in ("head", "neck", "forehead") else _SLIDER_STD
+            common[slider.name] = np.clip(std * rng.standard_normal(n_heads), -0.5, 0.5)
         value = common[slider.name]
         if slider.side != "unsided":
             value = value + _SIDE_STD * rng.standard_normal(n_heads)

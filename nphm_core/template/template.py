@@ -83,7 +83,7 @@ class Template:
     """Vertices of NPHM's 39 anchors: 16 pairs (even, odd), then 7 on the midline."""
     hash: str
     """Names the topology: vertex count and faces."""
-    facts: dict[str, float | str] = field(default_factory=dict)
+    facts: dict[str, int | float | str] = field(default_factory=dict)
     """What was measured when it was made."""
 
     @property

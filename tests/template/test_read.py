@@ -84,7 +84,7 @@ def test_flame_npz_and_pickle_give_the_same_model(tmp_path):
     (tmp_path / "flame2023.pkl").write_bytes(pickle.dumps(arrays))
     first, second = (read_head_model(str(tmp_path / f"flame2023.{kind}")) for kind in ("npz", "pkl"))
     assert np.array_equal(
-        first.pose(rotations={"jaw": np.array([0.3, 0, 0])}), second.pose(rotations={"jaw": [0.3, 0, 0]})
+        first.pose(rotations={"jaw": np.array([0.3, 0, 0])}), second.pose(rotations={"jaw": np.array([0.3, 0, 0])})
     )
 
 
