@@ -8,6 +8,7 @@ from nphm_core.errors import SamplingError
 from nphm_core.supervision.sample_sdf import Plane
 
 _BELOW_JAW_MM = 25.0
+_BELOW_FACE_MM = 10.0
 
 
 def throat_plane(
@@ -19,7 +20,8 @@ def throat_plane(
     """Give the plane through the throat of a mesh in the template's topology, normal towards the head.
 
     Parallel to the border between neck region and head (least squares) and 25 mm below it, so that the underside of
-    the chin stays. NPHM cuts along a plane through three vertices of its template (METHOD 1.6).
+    the chin stays; in any case 10 mm below the face, however wide the mouth is open. NPHM cuts along a plane through
+    three vertices of its template (METHOD 1.6).
     """
     upper = _upper_border(vertices_mm, faces, neck, face)
     if len(upper) < 3:
@@ -30,7 +32,8 @@ def throat_plane(
     origin = upper.mean(0)
     normal = np.linalg.svd(upper - origin, full_matrices=False)[2][2]
     normal = normal if (vertices_mm[face].mean(0) - origin) @ normal > 0 else -normal
-    return Plane(origin - _BELOW_JAW_MM * normal, normal)
+    lowest = float(((vertices_mm[face] - origin) @ normal).min())
+    return Plane(origin + min(-_BELOW_JAW_MM, lowest - _BELOW_FACE_MM) * normal, normal)
 
 
 def _upper_border(vertices: ndarray, faces: ndarray, neck: ndarray, face: ndarray) -> Float[ndarray, "k 3"]:

@@ -49,7 +49,7 @@ def ball_template() -> Template:
         joints_identity=np.zeros((1, 3, 1)),
     )
     template = bare_template(model)
-    template.regions["face"][:] = vertices[:, 2] > 0.05
+    template.regions["face"][:] = (vertices[:, 2] > 0.05) & (vertices[:, 1] > -0.04)
     template.regions["neck"][:] = vertices[:, 1] < -0.04
     return template
 

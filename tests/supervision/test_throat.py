@@ -21,3 +21,10 @@ def test_a_template_without_neck_is_refused(sphere):
     vertices, faces = sphere
     with pytest.raises(SamplingError, match="neck"):
         throat_plane(vertices, faces, np.zeros(len(vertices), bool), vertices[:, 2] > 60)
+
+
+def test_a_low_chin_is_kept(sphere):
+    vertices, faces = sphere
+    neck, face = vertices[:, 1] < -30, vertices[:, 2] > 0
+    plane = throat_plane(vertices, faces, neck, face)
+    assert plane.keeps(vertices[face]).all()
