@@ -127,6 +127,7 @@ class EvaluateConfig(Section):
     failed_matched_share: float = Field(0.3, ge=0, le=1, description="less of the face on the scan has failed")
     min_covered_share: float = Field(0.9, ge=0, le=1, description="less of the scan's face covered is suspicious")
     max_folded_faces: int = Field(20, ge=0, description="more folded triangles on the face are suspicious")
+    max_crossed_vertices: int = Field(50, ge=0, description="more crossed vertices of lips and lids are suspicious")
     max_landmark_mm: float = Field(5.0, gt=0, description="median landmark residual above which it is suspicious")
     picture_pixels: int = Field(384, ge=64, description="height of one tile of the quality picture")
     colour_max_mm: float = Field(0.5, gt=0, description="distance at the end of the colour bar")

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "suspicious", "failed"]
 
-DECIDING_STAGES = ("backproject", "flame_fit", "subdivide", "arap")
-"""A warning of these says that the registration is not what was asked for; the others' are passed on only."""
+DECIDING_STAGES = ("backproject", "flame_fit", "subdivide")
+"""A warning of these says that the registration is not what was asked for; the others' are passed on only.
+
+What `arap` warns of is measured here on the face alone."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def judge(
     if measures is None:
         return Verdict("failed", "arap", ("no registered mesh exists, though no stage failed; run it again",))
     failed = _failing(measures, settings)
-    doubts = [*_doubts(measures, settings), *_deciding(records)]
+    doubts = [*_doubts(measures, settings), *_crossings(records, settings), *_deciding(records)]
     if failed:
         return Verdict("failed", "evaluate", (*failed, *doubts))
     if doubts:
@@ -125,6 +127,17 @@ def _doubts(measures: Mapping[str, Any], settings: "EvaluateConfig") -> list[str
             "(evaluate.max_folded_faces); a larger arap.stiffness_end unfolds them"
         )
     return out + _landmark_doubts(measures.get("landmarks"), settings)
+
+
+def _crossings(records: Mapping[str, Mapping[str, Any]], settings: "EvaluateConfig") -> list[str]:
+    crossed = records.get("arap", {}).get("metrics", {}).get("n_crossed", 0)
+    if crossed <= settings.max_crossed_vertices:
+        return []
+    text = (
+        f"{crossed} vertices of lips or eyelids lie behind the opposite lip or lid, more than "
+        f"{settings.max_crossed_vertices} (evaluate.max_crossed_vertices); look at mouth and eyes"
+    )
+    return [text]
 
 
 def _landmark_doubts(landmarks: Mapping[str, Any] | None, settings: "EvaluateConfig") -> list[str]:

@@ -100,3 +100,12 @@ def test_missing_landmarks_and_coverage_are_no_reason():
     measures = copy.deepcopy(GOOD) | {"landmarks": None}
     measures["surface"]["covered_share"] = None
     assert judge(_records(), measures, SETTINGS).status == "ok"
+
+
+def test_lips_that_cross_are_suspicious():
+    crossed = _records(arap={"status": "ok", "reason": "", "warnings": ["seen"], "metrics": {"n_crossed": 400}})
+    verdict = judge(crossed, GOOD, SETTINGS)
+    assert verdict.status == "suspicious"
+    assert "evaluate.max_crossed_vertices" in verdict.reasons[0]
+    few = _records(arap={"status": "ok", "reason": "", "warnings": ["seen"], "metrics": {"n_crossed": 3}})
+    assert judge(few, GOOD, SETTINGS).status == "ok"
