@@ -18,8 +18,9 @@ from nphm_core.config import ArapConfig
 from nphm_core.errors import RegistrationError
 from nphm_core.geometry.subdivision import Subdivision, subdivide_surface
 from nphm_core.registration.arap_level import RigidLevel
-from nphm_core.registration.arap_repair import RimPair, uncross, unflip
+from nphm_core.registration.arap_repair import crossing_faces, repair
 from nphm_core.registration.correspondences import Correspondences, ScanTarget, Trust
+from nphm_core.registration.rims import RimPair
 from nphm_core.spaces import align_points
 
 _POINT_SHARE = 0.01
@@ -62,9 +63,11 @@ class ArapResult:
     """Distance to the scan; infinite where nothing lies within the distance limit."""
     iterations: tuple[Iteration, ...]
     n_flipped: int
-    """Triangles turned by more than a right angle from the rest pose, after the repair."""
+    """Triangles turned over or folded, unlike at rest, that the repair could not help."""
     n_crossed: int
-    """Vertices of lips and eyelids that have crossed the other side, after the repair."""
+    """Pairs of triangles of opposite lips or lids that still cross."""
+    n_crossed_at_rest: int
+    """The same in the rest pose: a linear fit may have closed the lips too far."""
 
 
 def trust_of_regions(regions: dict[str, Bool[ndarray, " n"]], n_vertices: int) -> Trust:
@@ -93,30 +96,34 @@ def register_arap(
     """
     finest = _finest_rest(rest, faces, hierarchy)
     all_faces = [faces, *(step.faces for step in hierarchy)]
-    schedule = _schedule(config, len(all_faces))
     vertices, log = np.array(finest[: _n_coarse(hierarchy, len(finest))]), []
-    for level_index, level_faces in enumerate(all_faces):
-        if level_index:
-            step = hierarchy[level_index - 1]
-            moved = step.matrix @ (vertices - finest[: len(vertices)])
-            vertices = finest[: len(moved)] + moved
-            trust = Trust(step.matrix @ trust.weights, step.matrix @ trust.hair_prone)
-            pairs = [pair.subdivided(step) for pair in pairs]
-        level = RigidLevel(finest[: len(vertices)], level_faces)
-        for stiffness, robust_mm in schedule[level_index]:
+    for index, steps in enumerate(_schedule(config, len(all_faces))):
+        if index:
+            refine = hierarchy[index - 1].matrix
+            vertices = finest[: refine.shape[0]] + refine @ (vertices - finest[: len(vertices)])
+            trust = Trust(refine @ trust.weights, refine @ trust.hair_prone)
+            pairs = [pair.subdivided(hierarchy[index - 1]) for pair in pairs]
+        level = RigidLevel(finest[: len(vertices)], all_faces[index])
+        for stiffness, robust_mm in steps:
             data = _correspondences(target, level, vertices, trust, config, robust_mm)
-            for _ in range(_ROUNDS if level_index == 0 else 1):
+            for _ in range(1 if index else _ROUNDS):
                 vertices, n_steps = level.solve(vertices, data, stiffness)
-            log.append(
-                _logged(level_index, stiffness, robust_mm, data, n_steps, level.energies(vertices, data, stiffness))
-            )
+            energies = level.energies(vertices, data, stiffness)
+            log.append(_logged(index, stiffness, robust_mm, data, n_steps, energies))
             _check_found(log[-1])
-    vertices, data, n_crossed = uncross(level, vertices, data, stiffness, pairs)
-    vertices, data, n_flipped = unflip(level, vertices, data, stiffness)
-    vertices = _with_loose_parts(level, vertices, trust)
+    repaired = repair(level, vertices, data, stiffness, pairs)
+    vertices = _with_loose_parts(level, repaired.vertices, trust)
     final = _correspondences(target, level, vertices, trust, config, config.robust_end_mm)
-    weights = np.minimum(final.weights, data.weights > 0)
-    return ArapResult(vertices, finest, weights, final.distances, tuple(log), n_flipped, n_crossed)
+    return ArapResult(
+        vertices,
+        finest,
+        np.where(repaired.data.weights > 0, final.weights, 0.0),
+        final.distances,
+        tuple(log),
+        repaired.n_flipped,
+        repaired.n_crossed,
+        sum(len(crossing_faces(finest, level.faces, pair)) for pair in pairs),
+    )
 
 
 def _n_coarse(hierarchy: Sequence[Subdivision], n_finest: int) -> int:
@@ -187,15 +194,21 @@ def _with_loose_parts(level: RigidLevel, vertices: ndarray, trust: Trust) -> nda
         return out
     for part in np.flatnonzero(~held):
         own = np.flatnonzero(label == part)
-        distance = _distances_to(level.rest[anchors], level.rest[own])
-        near = anchors[distance < distance.min() + _SOCKET_MM]
+        near = _nearest(level.rest, anchors, own)
         if len(near) >= 3:
             move = align_points(level.rest[near], vertices[near], with_scale=False)
             out[own] = move.apply(level.rest[own])
     return out
 
 
-def _distances_to(points: ndarray, others: ndarray) -> ndarray:
+def _nearest(rest: ndarray, anchors: ndarray, own: ndarray) -> ndarray:
+    """Give the anchors around a part: those hardly farther from it than the nearest one."""
     from nphm_core.geometry.closest import ClosestPoints
 
-    return ClosestPoints(others, np.empty((0, 3), np.int64)).query(points).distance
+    margin = 3 * _SOCKET_MM
+    low, high = rest[own].min(0) - margin, rest[own].max(0) + margin
+    boxed = anchors[((rest[anchors] > low) & (rest[anchors] < high)).all(1)]
+    if not len(boxed):
+        return boxed
+    distance = ClosestPoints(rest[own], np.empty((0, 3), np.int64)).query(rest[boxed]).distance
+    return boxed[distance < distance.min() + _SOCKET_MM]

@@ -1,9 +1,10 @@
 """Lips and eyelids that must not cross, and triangles that must not flip.
 
-Two rims that face each other (upper and lower lip, upper and lower lid of an eye) each own a patch of the template.
-They cross where a vertex of one patch lies behind the other's surface, deeper than it does in the rest pose. Such
-vertices lose their correspondences and are pushed out, half the way from either side. Flipped triangles lose the
-correspondences around them and become stiffer, in growing neighbourhoods. Positions in mm.
+Lips and lids (see `rims`) cross where a triangle of one side passes through one of the other. The vertices around
+that lie behind the other side lose their correspondences and are pushed out, half the way from either side. A
+triangle has flipped if it has folded against a neighbour, unlike in the rest pose; the vertices around it lose their
+correspondences and it becomes stiffer, in growing neighbourhoods. Only the surroundings of a fault move. Positions in
+mm.
 """
 
 from collections.abc import Sequence
@@ -11,85 +12,158 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numba import njit
 from numpy import ndarray
 
 from nphm_core.geometry.closest import ClosestPoints
-from nphm_core.geometry.mesh import boundary_vertices, face_normals, vertex_normals
-from nphm_core.geometry.subdivision import Subdivision
+from nphm_core.geometry.intersections import self_intersections
+from nphm_core.geometry.mesh import boundary_vertices, vertex_normals
 from nphm_core.registration.arap_level import RigidLevel
 from nphm_core.registration.correspondences import Correspondences, border_hits
+from nphm_core.registration.rims import RimPair
 
-_PATCH_MM = 12.0
 _REACH_MM = 4.0
 """Deeper than this is no crossing but another side of the head."""
-_TOLERANCE_MM = 0.05
+_CLEARANCE_MM = 0.05
 _PUSH_WEIGHT = 10.0
-_CROSSING_ROUNDS = 4
-_FLIP_ROUNDS = 8
-_FLIP_STIFFNESS = 4.0
+_ROUNDS = 12
+_PASSES = 2
+_RINGS = 10
+"""Triangles around a fault that may move with it."""
+_HOLD_WEIGHT = 1000.0
+_FLIP_STIFFNESS = 3.0
+# A fold: neighbours at more than 115 degrees, and 40 degrees more than in the rest pose.
+_FOLD_RAD, _FOLD_MORE_RAD = np.radians(115.0), np.radians(40.0)
 
 
 @dataclass(frozen=True)
-class RimPair:
-    """Two parts of the template that face each other, as weights of its vertices."""
+class Repaired:
+    """Positions, and what is wrong with them."""
 
-    upper: Float[ndarray, " n"]
-    """1 in the upper patch, 0 outside; at finer levels, values between at the patch's edge."""
-    lower: Float[ndarray, " n"]
+    vertices: Float[ndarray, "n 3"]
+    data: Correspondences
+    """What is left of the correspondences."""
+    n_flipped: int
+    """Triangles."""
+    n_crossed: int
+    """Pairs of triangles of opposite lips or lids."""
+    faults: Bool[ndarray, " n_faces"]
+    """Triangles that have flipped or cross."""
+    crossings: tuple[Int[ndarray, "n_pairs 2"], ...]
+    """The crossing pairs of triangles, for each pair of rims."""
 
-    def subdivided(self, step: Subdivision) -> "RimPair":
-        """Give the patches on the next finer level."""
-        return RimPair(step.matrix @ self.upper, step.matrix @ self.lower)
+
+def repair(
+    level: RigidLevel,
+    vertices: Float[ndarray, "n 3"],
+    data: Correspondences,
+    stiffness: float,
+    pairs: Sequence[RimPair],
+) -> Repaired:
+    """Relax a registered mesh around what crosses or has flipped; nothing else moves."""
+    neighbours = _face_neighbours(level)
+    state = _judged(level, vertices, data, neighbours, pairs)
+    for _ in range(_PASSES):
+        if not state.faults.any():
+            break
+        state = _relaxed_around(level, state, stiffness, neighbours, pairs)
+    return state
 
 
-def rim_pairs(
-    vertices_mm: Float[ndarray, "n 3"], faces: Int[ndarray, "n_faces 3"], regions: dict[str, Bool[ndarray, " n"]]
-) -> tuple[RimPair, ...]:
-    """Find the lips' and the eyelids' patches of an upright template, whichever of the regions it has.
+def _judged(
+    level: RigidLevel, vertices: ndarray, data: Correspondences, neighbours: ndarray, pairs: Sequence[RimPair]
+) -> Repaired:
+    faults = flipped_faces(vertices, level.rest, level.faces, neighbours)
+    n_flipped = int(faults.sum())
+    crossings = tuple(crossing_faces(vertices, level.faces, pair) for pair in pairs)
+    for crossing in crossings:
+        faults[crossing.ravel()] = True
+    return Repaired(vertices, data, n_flipped, sum(len(c) for c in crossings), faults, crossings)
 
-    `eyelids` holds the rims of both lids of both eyes; they are told apart by the line through the eye's corners.
+
+def _relaxed_around(
+    level: RigidLevel, state: Repaired, stiffness: float, neighbours: ndarray, pairs: Sequence[RimPair]
+) -> Repaired:
+    wrong = state.faults
+    for _ in range(_RINGS):
+        wrong = _grown(wrong, level.faces, len(state.vertices))
+    part, corners = np.unique(level.faces[wrong], return_inverse=True)
+    held = np.zeros(len(state.vertices), bool)
+    held[level.faces[~wrong]] = True
+    patch = _Patch(level, part, corners.reshape(-1, 3), held[part], pairs)
+    start, free = state.vertices[part], ~patch.held
+    relaxed = _relaxed(patch, start, _held(state.data.at(part), start, patch.held), stiffness)
+    vertices, weights = np.array(state.vertices), np.array(state.data.weights)
+    vertices[part], weights[part[free]] = relaxed.vertices, relaxed.data.weights[free]
+    return _judged(level, vertices, replace(state.data, weights=weights), neighbours, pairs)
+
+
+class _Patch:
+    """A part of the mesh, whose border is held."""
+
+    def __init__(
+        self, level: RigidLevel, part: ndarray, faces: ndarray, held: ndarray, pairs: Sequence[RimPair]
+    ) -> None:
+        self.level = RigidLevel(level.rest[part], faces)
+        self.held = held
+        self.pairs = [RimPair(pair.upper[part], pair.lower[part]) for pair in pairs]
+        self.neighbours = _face_neighbours(self.level)
+
+
+def _held(data: Correspondences, vertices: ndarray, held: ndarray) -> Correspondences:
+    return replace(
+        data,
+        points=np.where(held[:, None], vertices, data.points),
+        point_weights=np.where(held, _HOLD_WEIGHT, data.point_weights),
+    )
+
+
+def _relaxed(patch: _Patch, vertices: ndarray, data: Correspondences, stiffness: float) -> Repaired:
+    level = patch.level
+    touched = np.zeros(len(level.faces), bool)
+    best = state = _judged(level, vertices, data, patch.neighbours, patch.pairs)
+    for round_ in range(_ROUNDS + 1):
+        if state.n_flipped + state.n_crossed < best.n_flipped + best.n_crossed:
+            best = state
+        if round_ == _ROUNDS or not state.faults.any():
+            break
+        for pair, crossing in zip(patch.pairs, state.crossings, strict=True):
+            if len(crossing):
+                data = _pushed(data, vertices, level.faces, pair, crossing, ~patch.held)
+        if state.n_flipped:
+            flipped = flipped_faces(vertices, level.rest, level.faces, patch.neighbours)
+            touched = _grown(touched | flipped, level.faces, len(vertices))
+            level.stiffen(np.where(touched, _FLIP_STIFFNESS, 1.0))
+            data = _without(data, touched, level.faces, ~patch.held)
+        for _ in range(2):
+            vertices, _ = level.solve(vertices, data, stiffness)
+        state = _judged(level, vertices, data, patch.neighbours, patch.pairs)
+    return best
+
+
+def flipped_faces(
+    vertices: Float[ndarray, "n 3"],
+    rest: Float[ndarray, "n 3"],
+    faces: Int[ndarray, "n_faces 3"],
+    neighbours: Int[ndarray, "n_faces 3"],
+) -> Bool[ndarray, " n_faces"]:
+    """Mark triangles that have folded against a neighbour (-1: none) and had not at rest.
+
+    A patch that has turned over has a fold around it.
     """
-    sets = []
-    upper, lower = regions.get("lips_upper_rim"), regions.get("lips_lower_rim")
-    if upper is not None and lower is not None:
-        sets.append((upper & ~lower, lower & ~upper))
-    lids = regions.get("eyelids")
-    if lids is not None:
-        sets += [_split_lids(vertices_mm, lids & (side * vertices_mm[:, 0] > 0)) for side in (-1, 1)]
-    return tuple(
-        RimPair(*_patches(vertices_mm, faces, above, below)) for above, below in sets if above.any() and below.any()
-    )
+    out = np.zeros(len(faces), bool)
+    _mark_flipped(_normals(vertices, faces), _normals(rest, faces), neighbours, out)
+    return out
 
 
-def _split_lids(vertices: ndarray, lids: ndarray) -> tuple[ndarray, ndarray]:
-    index = np.flatnonzero(lids)
-    above, below = np.zeros(len(vertices), bool), np.zeros(len(vertices), bool)
-    if len(index) < 4:
-        return above, below
-    x, y = vertices[index, 0], vertices[index, 1]
-    left, right = x.argmin(), x.argmax()
-    line = y[left] + (x - x[left]) / max(x[right] - x[left], 1e-9) * (y[right] - y[left])
-    width = x[right] - x[left]
-    inside = (x > x[left] + 0.1 * width) & (x < x[right] - 0.1 * width)
-    above[index[inside & (y > line)]] = True
-    below[index[inside & (y < line)]] = True
-    return above, below
-
-
-def _patches(vertices: ndarray, faces: ndarray, above: ndarray, below: ndarray) -> tuple[ndarray, ndarray]:
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import dijkstra
-
-    a, b = faces.ravel(), faces[:, [1, 2, 0]].ravel()
-    length = np.linalg.norm(vertices[a] - vertices[b], axis=1)
-    # Both directions of an inner edge carry its length; duplicates must not be summed.
-    key, first = np.unique(np.minimum(a, b) * len(vertices) + np.maximum(a, b), return_index=True)
-    graph = coo_matrix((length[first], np.divmod(key, len(vertices))), (len(vertices),) * 2).tocsr()
-    up, down = (
-        dijkstra(graph, directed=False, indices=np.flatnonzero(rim), min_only=True, limit=_PATCH_MM)
-        for rim in (above, below)
-    )
-    return (up < down).astype(float), (down < up).astype(float)
+def crossing_faces(
+    vertices: Float[ndarray, "n 3"], faces: Int[ndarray, "n_faces 3"], pair: RimPair
+) -> Int[ndarray, "n_pairs 2"]:
+    """Give the pairs of triangles of the two sides that pass through each other."""
+    upper, lower = (side[faces].min(1) > 0.5 for side in (pair.upper, pair.lower))
+    index = np.flatnonzero(upper | lower)
+    found = index[self_intersections(vertices, faces[index])]
+    return found[upper[found[:, 0]] != upper[found[:, 1]]]
 
 
 def crossing_depths(
@@ -97,7 +171,7 @@ def crossing_depths(
 ) -> tuple[Float[ndarray, " n"], Float[ndarray, "n 3"]]:
     """Give how far each vertex lies behind the patch that faces it, and that patch's normal there.
 
-    0 and a zero normal where nothing is crossed.
+    0 and a zero normal where a vertex lies before it, too far away, or beside it.
     """
     depth, normal = np.zeros(len(vertices)), np.zeros_like(vertices)
     upper, lower = pair.upper > 0.5, pair.lower > 0.5
@@ -109,9 +183,8 @@ def crossing_depths(
         used, patch = np.unique(rows, return_inverse=True)
         patch = patch.reshape(-1, 3)
         found = ClosestPoints(vertices[used], patch).query(vertices[points], _REACH_MM)
-        inside = (found.face >= 0) & ~border_hits(
-            patch, boundary_vertices(len(used), patch), found.face, found.barycentric
-        )
+        border = boundary_vertices(len(used), patch)
+        inside = (found.face >= 0) & ~border_hits(patch, border, found.face, found.barycentric)
         points, corners, weights = points[inside], patch[found.face[inside]], found.barycentric[inside]
         direction = (weights[:, :, None] * vertex_normals(vertices[used], patch)[corners]).sum(1)
         direction /= np.maximum(np.linalg.norm(direction, axis=1), 1e-12)[:, None]
@@ -121,57 +194,41 @@ def crossing_depths(
     return depth, normal
 
 
-def flipped_faces(
-    vertices: Float[ndarray, "n 3"], rest: Float[ndarray, "n 3"], faces: Int[ndarray, "n_faces 3"]
-) -> Bool[ndarray, " n_faces"]:
-    """Mark triangles whose normal has turned by more than a right angle from the rest pose."""
-    return (face_normals(vertices, faces)[0] * face_normals(rest, faces)[0]).sum(1) < 0
+def _pushed(
+    data: Correspondences, vertices: ndarray, faces: ndarray, pair: RimPair, crossing: ndarray, free: ndarray
+) -> Correspondences:
+    depth, normal = crossing_depths(vertices, faces, pair)
+    behind = depth > 0
+    # Only what hangs together with a crossing: elsewhere, behind the other side may be the right place.
+    chosen = np.zeros(len(vertices), bool)
+    chosen[faces[crossing.ravel()]] = True
+    size = -1
+    while chosen.sum() != size:
+        size = chosen.sum()
+        near = faces[(chosen[faces].any(1)) & behind[faces].any(1)]
+        chosen[near[behind[near]]] = True
+    chosen &= free
+    moved = chosen & behind
+    mark = moved[:, None]
+    out = replace(
+        data,
+        points=np.where(mark, vertices + (0.5 * depth + _CLEARANCE_MM)[:, None] * normal, data.points),
+        normals=np.where(mark, normal, data.normals),
+    )
+    return replace(
+        out,
+        weights=np.where(moved, _PUSH_WEIGHT, np.where(chosen, 0.0, out.weights)),
+        point_weights=np.where(chosen, 0.0, out.point_weights),
+    )
 
 
-def uncross(
-    level: RigidLevel,
-    vertices: Float[ndarray, "n 3"],
-    data: Correspondences,
-    stiffness: float,
-    pairs: Sequence[RimPair],
-) -> tuple[Float[ndarray, "n 3"], Correspondences, int]:
-    """Push crossed lips and lids apart; give positions, what is left of the data, and the vertices still crossed."""
-    allowed = [crossing_depths(level.rest, level.faces, pair)[0] + _TOLERANCE_MM for pair in pairs]
-    for round_ in range(_CROSSING_ROUNDS + 1):
-        n_crossed = 0
-        for pair, limit in zip(pairs, allowed, strict=True):
-            depth, normal = crossing_depths(vertices, level.faces, pair)
-            crossed = depth > limit
-            n_crossed += int(crossed.sum())
-            data = _pushed(data, vertices, crossed, (0.5 * (depth - limit) + _TOLERANCE_MM)[:, None] * normal, normal)
-        if not n_crossed or round_ == _CROSSING_ROUNDS:
-            break
-        vertices, _ = level.solve(vertices, data, stiffness)
-    return vertices, data, n_crossed
-
-
-def unflip(
-    level: RigidLevel, vertices: Float[ndarray, "n 3"], data: Correspondences, stiffness: float
-) -> tuple[Float[ndarray, "n 3"], Correspondences, int]:
-    """Relax around flipped triangles; give positions, what is left of the data, and the triangles still flipped."""
-    touched = np.zeros(len(level.faces), bool)
-    for round_ in range(_FLIP_ROUNDS + 1):
-        flipped = flipped_faces(vertices, level.rest, level.faces)
-        n_flipped = int(flipped.sum())
-        if not n_flipped or round_ == _FLIP_ROUNDS:
-            break
-        touched = _grown(touched | flipped, level.faces, len(vertices))
-        loose = np.zeros(len(vertices), bool)
-        loose[level.faces[touched]] = True
-        data = replace(
-            data,
-            weights=np.where(loose, 0.0, data.weights),
-            point_weights=np.where(loose, 0.0, data.point_weights),
-        )
-        level.stiffen(np.where(touched, _FLIP_STIFFNESS, 1.0))
-        for _ in range(2):
-            vertices, _ = level.solve(vertices, data, stiffness)
-    return vertices, data, n_flipped
+def _without(data: Correspondences, touched: ndarray, faces: ndarray, free: ndarray) -> Correspondences:
+    loose = np.zeros(len(data.weights), bool)
+    loose[faces[touched]] = True
+    loose &= free
+    return replace(
+        data, weights=np.where(loose, 0.0, data.weights), point_weights=np.where(loose, 0.0, data.point_weights)
+    )
 
 
 def _grown(chosen: ndarray, faces: ndarray, n_vertices: int) -> ndarray:
@@ -180,14 +237,42 @@ def _grown(chosen: ndarray, faces: ndarray, n_vertices: int) -> ndarray:
     return near[faces].any(1)
 
 
-def _pushed(
-    data: Correspondences, vertices: ndarray, crossed: ndarray, offset: ndarray, normal: ndarray
-) -> Correspondences:
-    mark = crossed[:, None]
-    return replace(
-        data,
-        points=np.where(mark, vertices + offset, data.points),
-        normals=np.where(mark, normal, data.normals),
-        weights=np.where(crossed, _PUSH_WEIGHT, data.weights),
-        point_weights=np.where(crossed, 0.0, data.point_weights),
-    )
+def _face_neighbours(level: RigidLevel) -> ndarray:
+    # The neighbour at an edge walks it the other way round.
+    slots = level.around.face_slots
+    owner = np.full(len(level.around.neighbours), -1)
+    owner[slots[:, ::2]] = np.arange(len(slots))[:, None]
+    return owner[slots[:, 1::2]]
+
+
+@njit(cache=True, nogil=True)
+def _normals(vertices, faces):
+    out = np.zeros((len(faces), 3))
+    for f in range(len(faces)):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+        vx, vy, vz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        x, y, z = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        length = np.sqrt(x * x + y * y + z * z)
+        if length > 0.0:
+            out[f, 0], out[f, 1], out[f, 2] = x / length, y / length, z / length
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _dot(a, i, b, j):
+    return a[i, 0] * b[j, 0] + a[i, 1] * b[j, 1] + a[i, 2] * b[j, 2]
+
+
+@njit(cache=True, nogil=True)
+def _mark_flipped(normals, rest_normals, neighbours, out):
+    limit = np.cos(_FOLD_RAD)
+    for f in range(len(normals)):
+        for k in range(3):
+            g = neighbours[f, k]
+            if g > f:
+                bent = _dot(normals, f, normals, g)
+                if bent < limit:
+                    before = _dot(rest_normals, f, rest_normals, g)
+                    if np.arccos(max(bent, -1.0)) > np.arccos(min(max(before, -1.0), 1.0)) + _FOLD_MORE_RAD:
+                        out[f] = out[g] = True

@@ -6,10 +6,10 @@ bare the scan is there. Normals that differ too much, and points too far away, w
 vertex that looks into a hole lies on the hole's border: its plane still says something, its place does not.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numba import njit
 from numpy import ndarray
 
@@ -42,6 +42,10 @@ class Correspondences:
     distances: Float[ndarray, " n"]
     """Distance to the scan, mm: to the plane where the point lies on a border or belongs to a cloud; infinite without
     a correspondence."""
+
+    def at(self, index: Int[ndarray, " m"]) -> "Correspondences":
+        """Give those of some vertices."""
+        return Correspondences(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ import pytest
 from nphm_core.config import ArapConfig
 from nphm_core.errors import RegistrationError
 from nphm_core.geometry.mesh import boundary_vertices, vertex_normals
+from nphm_core.geometry.quality import flipped_triangles
 from nphm_core.geometry.subdivision import loop_subdivision, subdivide_surface, subdivision_hierarchy
 from nphm_core.registration.arap import register_arap, trust_of_regions
 from nphm_core.registration.arap_level import RigidLevel
-from nphm_core.registration.arap_repair import RimPair, crossing_depths, flipped_faces, rim_pairs, unflip
+from nphm_core.registration.arap_repair import crossing_depths, crossing_faces, repair
 from nphm_core.registration.correspondences import Correspondences, ScanTarget, Trust
+from nphm_core.registration.rims import RimPair, rim_pairs
 from nphm_core.registration.scan_surface import ScanSurface
 
 OCTAHEDRON = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
@@ -211,31 +213,34 @@ def test_flipped_triangles_are_relaxed():
     broken = vertices.copy()
     # One vertex is pulled through its neighbourhood by a wrong correspondence.
     ring = faces[(faces == 0).any(1)]
-    broken[0] += 1.6 * (vertices[ring[0][ring[0] != 0]].mean(0) - vertices[0])
+    broken[0] += 2.5 * (vertices[ring[0][ring[0] != 0]].mean(0) - vertices[0])
     weights = np.ones(len(vertices))
     data = Correspondences(broken, normals, weights, weights, 0 * weights, np.zeros(len(vertices)))
-    assert flipped_faces(broken, vertices, faces).any()
-    fixed, left, n_flipped = unflip(level, broken, data, 0.05)
-    assert n_flipped == 0
-    assert not flipped_faces(fixed, vertices, faces).any()
-    assert left.weights[0] == 0
+    assert len(flipped_triangles(broken, vertices, faces))
+    repaired = repair(level, broken, data, 0.05, [])
+    assert repaired.n_flipped == 0
+    assert not len(flipped_triangles(repaired.vertices, vertices, faces))
+    assert repaired.data.weights[0] == 0
+    assert np.linalg.norm(repaired.vertices - vertices, axis=1).max() < 2.0
 
 
 def test_lips_that_cross_are_found_and_pushed_apart():
-    from nphm_core.registration.arap_repair import uncross
-
     lips, faces, pair = two_lips(gap=1.0)
     crossed = lips.copy()
-    crossed[pair.upper > 0.5] -= [0, 1.6, 0]
+    # The upper lip sags into the lower one, deepest in the middle.
+    sag = np.exp(-(((lips[:, 0] - 5.5) ** 2 + (lips[:, 2] - 5.5) ** 2) / 8))
+    crossed[pair.upper > 0.5, 1] -= 1.6 * sag[pair.upper > 0.5]
     depth, _ = crossing_depths(crossed, faces, pair)
-    assert 0.5 < depth.max() < 0.7
+    assert 0.3 < depth.max() < 0.7
+    assert len(crossing_faces(crossed, faces, pair)) > 0
     assert not crossing_depths(lips, faces, pair)[0].any()
     level = RigidLevel(lips, faces)
     weights = np.full(len(lips), 0.5)
     data = Correspondences(crossed, np.zeros_like(crossed), 0 * weights, weights, 0 * weights, 0 * weights)
-    apart, _, n_crossed = uncross(level, crossed, data, 1.0, [pair])
-    assert n_crossed == 0
-    assert crossing_depths(apart, faces, pair)[0].max() <= 0.06
+    repaired = repair(level, crossed, data, 1.0, [pair])
+    assert repaired.n_crossed == 0
+    assert len(crossing_faces(repaired.vertices, faces, pair)) == 0
+    assert crossing_depths(repaired.vertices, faces, pair)[0].max() < 0.1
 
 
 def two_lips(gap):
@@ -246,7 +251,7 @@ def two_lips(gap):
     a, b, c, d = i[:-1, :-1].ravel(), i[1:, :-1].ravel(), i[1:, 1:].ravel(), i[:-1, 1:].ravel()
     down = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
     lower = np.stack([x.ravel(), np.zeros(n * n), z.ravel()], axis=1)
-    upper = lower + np.array([0.0, gap, 0.0])
+    upper = lower + np.array([0.31, gap, 0.17])
     upper_faces, lower_faces = down, down[:, ::-1] + n * n
     vertices = np.concatenate([upper, lower])
     faces = np.concatenate([upper_faces, lower_faces])
