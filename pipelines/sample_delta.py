@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from nphm_core.config import SubdivideConfig
-from nphm_core.evaluation.fine_template import fine_template
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.io.files import read_npz
 from nphm_core.io.meshes import read_facts, read_mesh
@@ -68,6 +67,8 @@ def _registration(job: Job, folder: Path) -> tuple[Mesh, Float[ndarray, "n 3"], 
 def _kept_vertices(job: Job) -> Bool[ndarray, " n"] | None:
     if job.settings.region == "head":
         return None
+    from nphm_core.evaluation.fine_template import fine_template
+
     facts = read_facts(job.folder / "registered.ply")
     refined = SubdivideConfig(levels=facts["levels"], region=facts["region"])
     return fine_template(job.template, refined).regions[job.settings.region]

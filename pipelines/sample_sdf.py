@@ -4,7 +4,8 @@ from typing import Any
 
 from nphm_core.io.meshes import read_facts, read_mesh
 from nphm_core.supervision.sample_file import write_sdf_samples
-from nphm_core.supervision.sample_sdf import ClosedScan, sample_sdf
+from nphm_core.supervision.sample_sdf import sample_sdf
+from nphm_core.supervision.samples import ClosedScan
 from nphm_core.supervision.throat import throat_plane
 from pipelines.stage_command import Job, stage_command
 from pipelines.stage_inputs import read_fit

@@ -26,7 +26,7 @@ from nphm_core.supervision.quantise import (
     encode_sdf,
     sdf_step,
 )
-from nphm_core.supervision.sample_sdf import DistanceSamples, SdfSamples, SurfaceSamples
+from nphm_core.supervision.samples import DistanceSamples, SdfSamples, SurfaceSamples
 
 FORMAT_VERSION = 1
 SDF_KIND = "nphm-sdf-samples"

@@ -6,7 +6,8 @@ sampled on them, and a distance that ends on one or on a rim is not trusted. Dif
 stores surface points only and gives its far points no distance.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,69 +20,13 @@ from nphm_core.geometry.mesh import boundary_vertices, vertex_normals
 from nphm_core.geometry.sampling import interpolate, sample_surface
 from nphm_core.geometry.winding import SignedDistance
 from nphm_core.spaces import Similarity
+from nphm_core.supervision.samples import ClosedScan, DistanceSamples, Plane, SdfSamples, SurfaceSamples
 
 # Barycentric weight below which the closest point is taken to lie on the opposite edge.
 _ON_RIM = 1e-6
 # Face/rest is looked up in cells of this size: a millimetre matters little at a limit of 50 mm.
 _CELL_MM = 2.0
-
-
-@dataclass(frozen=True)
-class ClosedScan:
-    """A scan in metric space (mm) with its holes filled; triangles counter-clockwise seen from outside."""
-
-    vertices: Float[ndarray, "n 3"]
-    faces: Int[ndarray, "m 3"]
-    """First the scan's triangles, then those that close its holes and are no measurement."""
-    n_scan_faces: int
-
-    @property
-    def is_fill(self) -> Bool[ndarray, " m"]:
-        """Mark the triangles that are no measurement."""
-        return np.arange(len(self.faces)) >= self.n_scan_faces
-
-
-@dataclass(frozen=True)
-class Plane:
-    """A plane through `origin`; what lies on the side of `normal` is kept."""
-
-    origin: Float[ndarray, " 3"]
-    normal: Float[ndarray, " 3"]
-
-    def keeps(self, points: Float[ndarray, "n 3"]) -> Bool[ndarray, " n"]:
-        """Mark the points on the kept side."""
-        return (points - self.origin) @ self.normal > 0
-
-
-@dataclass(frozen=True)
-class SurfaceSamples:
-    """Points on the scan, in canonical space."""
-
-    position: Float[ndarray, "n 3"]
-    normal: Float[ndarray, "n 3"]
-    """Unit, outward, interpolated from vertex normals."""
-
-
-@dataclass(frozen=True)
-class DistanceSamples:
-    """Points off the scan, in canonical space, with their signed distance in canonical units."""
-
-    position: Float[ndarray, "n 3"]
-    sdf: Float[ndarray, " n"]
-    trusted: Bool[ndarray, " n"]
-    """False where sign or distance rest on a hole fill, a rim, or a winding number near one half."""
-
-
-@dataclass(frozen=True)
-class SdfSamples:
-    """All samples of one scan, each group in random order."""
-
-    face: SurfaceSamples
-    """On the scan, near the registered face region."""
-    rest: SurfaceSamples
-    """On the scan, elsewhere: hair, back of the head, neck."""
-    near: DistanceSamples
-    far: DistanceSamples
+_Samples = TypeVar("_Samples", SurfaceSamples, DistanceSamples)
 
 
 def sample_sdf(
@@ -185,6 +130,6 @@ def _near_any(points: Float[ndarray, "n 3"], targets: Float[ndarray, "k 3"], lim
     return (found.face >= 0)[inverse]
 
 
-def _shuffled(samples, index: Int[ndarray, " k"], rng: np.random.Generator):
+def _shuffled(samples: _Samples, index: Int[ndarray, " k"], rng: np.random.Generator) -> _Samples:
     order = rng.permutation(index)
     return type(samples)(**{field.name: getattr(samples, field.name)[order] for field in fields(samples)})

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from nphm_core.errors import SamplingError
-from nphm_core.supervision.sample_sdf import Plane
+from nphm_core.supervision.samples import Plane
 
 _BELOW_JAW_MM = 25.0
 _BELOW_FACE_MM = 10.0

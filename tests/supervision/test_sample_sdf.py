@@ -7,7 +7,8 @@ from nphm_core.config import SampleSdfConfig
 from nphm_core.errors import SamplingError
 from nphm_core.spaces import MM_PER_CANONICAL_UNIT, Similarity
 from nphm_core.supervision.sample_file import SdfSampleReader, write_sdf_samples
-from nphm_core.supervision.sample_sdf import ClosedScan, Plane, sample_sdf, signed_distances
+from nphm_core.supervision.sample_sdf import sample_sdf, signed_distances
+from nphm_core.supervision.samples import ClosedScan, Plane
 
 SETTINGS = SampleSdfConfig(n_surface=8000, n_near=8000, n_far=3000)
 UPRIGHT = Similarity(1 / MM_PER_CANONICAL_UNIT, np.eye(3), np.zeros(3))
