@@ -23,13 +23,13 @@ from nphm_core.registration.render_backends import SurfaceView, see
 
 log = logging.getLogger(__name__)
 
-SEARCH_PIXELS = 256
+SEARCH_PIXELS = 192
 _FOV_RAD = np.radians(20.0)
-_CLOSE_UP_PIXELS = 384
+_CLOSE_UP_PIXELS = 256
 _TILE_PIXELS = 96
 _HEAD_BEHIND_MM = 75.0
 _HEAD_RADIUS_MM = 165.0
-_MIN_HEAD_AREA_MM2 = 30_000.0
+_MIN_HEAD_AREA_MM2 = 15_000.0
 """Less surface than this outside the head cannot hold a second face."""
 
 
@@ -206,14 +206,14 @@ class _Search:
         """Look again, twice, from where the face should be frontal."""
         fit = fit_face(self._drawable, self._caster, camera, landmarks_px)
         # The first look may come from far aside: only the last one must pass.
-        for _ in range(3):
+        for look in range(3):
             if not np.isfinite(fit.residual_mm) or fit.verdict == "hollow":
                 return None, fit.verdict
-            fits = [self._close_up(fit, upside_down=flag) for flag in (False, True)]
+            # The detector also finds faces that stand on their head, and then takes the brow for the chin.
+            fits = [self._close_up(fit, upside_down=flag) for flag in ((False, True) if look == 0 else (False,))]
             found = [item for item in fits if item is not None]
             if not found:
                 return None, "not found again from the front"
-            # The detector also finds faces that stand on their head, and then takes the brow for the chin.
             fit = min(found, key=lambda item: item.residual_mm)
             if fit.verdict == "face" and fit.turn_rad < np.radians(5):
                 break
