@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nphm_core.stages import STAGES, record_path
+from nphm_core.stages import STAGES, TEMPLATE_VERSION, record_path
 
 
 def digest_of(value: Any) -> str:
@@ -76,6 +76,16 @@ def current_record(results: Path, scan_id: str, stage: str, key: str) -> dict[st
 def scan_folder(results: Path, scan_id: str) -> Path:
     """Give the folder that holds everything of one scan."""
     return Path(results) / "scans" / scan_id
+
+
+def template_folder(cache: str, settings: dict[str, Any]) -> str:
+    """Give the folder of a template in the cache: another head model, setting or version, another folder.
+
+    `settings` is the config's section `template`, as JSON.
+    """
+    source = settings["source"]
+    name = "embedded" if source == "embedded" else Path(source).stem
+    return f"{cache}/templates/{name}-{digest_of([settings, TEMPLATE_VERSION])[:8]}"
 
 
 def damaged_artifacts(results: str, scan_id: str, stage: str) -> list[str]:

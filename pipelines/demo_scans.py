@@ -25,7 +25,7 @@ from nphm_core.synthetic.head_map import head_map
 from nphm_core.synthetic.head_scan import SyntheticScan, deliver, make_scan
 from nphm_core.synthetic.subject import EXPRESSIONS, HeadSurface, Subject, draw_subject
 from nphm_core.template.template import Template, read_template
-from pipelines.template import build, template_folder
+from pipelines.template import cached_template
 
 log = logging.getLogger("pipelines.demo_scans")
 
@@ -141,11 +141,7 @@ def _facts(template: Template, seed: int) -> dict[str, Any]:
 def _template_folder(options: argparse.Namespace) -> Path:
     if options.template:
         return Path(options.template)
-    settings = TemplateConfig(source=options.model)
-    folder = template_folder(Path(options.cache), settings)
-    if not (folder / "template.json").is_file():
-        build(settings, folder, seed=0)
-    return folder
+    return cached_template(options.cache, TemplateConfig(source=options.model))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nphm_core.config import Config, Section, read_section
-from nphm_core.errors import ConfigError, NphmError
+from nphm_core.errors import ConfigError, NphmError, TemplateError
 from nphm_core.records import (
     current_record,
     describe_artifact,
@@ -141,7 +141,14 @@ def run_stage(
         write_record(results, scan_id, stage.name, record)
         log.info("nothing to do: the results are those of the same inputs, settings and version")
         return record
-    record = {"scan": scan_id, "stage": stage.name, "version": stage.version, "key": key, "artifacts": {}, "metrics": {}}
+    record = {
+        "scan": scan_id,
+        "stage": stage.name,
+        "version": stage.version,
+        "key": key,
+        "artifacts": {},
+        "metrics": {},
+    }
     if blocked_by and not stage.tolerates_failure:
         _remove_artifacts(stage, scan_folder(results, scan_id), keep=set())
         record |= {"status": "blocked", "reason": f"the stage {blocked_by} has no result", "blocked_by": blocked_by}
@@ -192,9 +199,7 @@ def _remove_artifacts(stage: Stage, folder: Path, keep: set[str]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _stage_key(
-    stage: Stage, scan_id: str, settings: Section, options: argparse.Namespace
-) -> tuple[str, str | None]:
+def _stage_key(stage: Stage, scan_id: str, settings: Section, options: argparse.Namespace) -> tuple[str, str | None]:
     """Give the digest of everything the result depends on, and the first earlier stage that has no result."""
     results = Path(options.results)
     needed = [(scan_id, name) for name in stage.needs]
@@ -218,10 +223,21 @@ def _stage_key(
         "inputs": inputs,
     }
     if stage.uses_template:
-        facts["template"] = [TEMPLATE_VERSION, file_digest(Path(options.template) / "template.json")]
+        facts["template"] = [TEMPLATE_VERSION, _template_digest(Path(options.template))]
     if stage.name == "ingest":
         facts["source"] = _source_facts(scan_id, options)
     return digest_of(facts), blocked_by
+
+
+def _template_digest(folder: Path) -> str:
+    path = folder / "template.json"
+    if not path.is_file():
+        raise TemplateError(
+            "the template folder holds no template.json; expected what `python -m pipelines.template` writes. "
+            f"Run that command, or give --template its folder. Folder {folder}"
+        )
+    # It holds the digest of the arrays beside it.
+    return file_digest(path)
 
 
 def _source_facts(scan_id: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from nphm_core.config import TemplateConfig, read_section
 from nphm_core.errors import NphmError
 from nphm_core.io.files import read_json, sha256_of
-from nphm_core.records import digest_of
+from nphm_core.records import template_folder
 from nphm_core.seeds import rng_for
 from nphm_core.stages import TEMPLATE_VERSION
 
@@ -27,9 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         settings = _settings(options)
-        folder = Path(options.out) if options.out else template_folder(Path(options.cache), settings)
-        if not (options.cache and is_current(folder, settings)):
+        if options.out:
+            folder = Path(options.out)
             build(settings, folder, seed=options.seed)
+        else:
+            folder = cached_template(options.cache, settings, seed=options.seed)
     except NphmError as error:
         log.error("%s", error)
         return 1
@@ -37,10 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def template_folder(cache: Path, settings: TemplateConfig) -> Path:
-    """Give the folder of a template in the cache: other settings, another folder."""
-    name = "embedded" if settings.source == "embedded" else Path(settings.source).stem
-    return cache / "templates" / f"{name}-{digest_of(settings.model_dump(mode='json'))[:8]}"
+def cached_template(cache: str, settings: TemplateConfig, *, seed: int = 0) -> Path:
+    """Give the folder of a template in the cache, built first if it is not there."""
+    folder = Path(template_folder(cache, settings.model_dump(mode="json")))
+    if not is_current(folder, settings):
+        build(settings, folder, seed=seed)
+    return folder
 
 
 def is_current(folder: Path, settings: TemplateConfig) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from nphm_core.config import Config, read_section
 from nphm_core.io.scan_table import read_scan_table, row_facts
-from nphm_core.records import digest_of, stale_records
+from nphm_core.records import digest_of, stale_records, template_folder
 from nphm_core.stages import STAGES, TEMPLATE_VERSION, record_path
 
 InputFunction = Callable[[Any], dict[str, Any]]
@@ -65,10 +65,8 @@ class Plan:
 
     @property
     def template_folder(self) -> str:
-        """The template's folder; another model or other settings give another folder."""
-        section = self.settings.template
-        name = "embedded" if section.source == "embedded" else Path(section.source).stem
-        return f"{self.settings.cache}/templates/{name}-{digest_of(section.model_dump(mode='json'))[:8]}"
+        """The template's folder, where `python -m pipelines.template --cache` puts it too."""
+        return template_folder(self.settings.cache, self.settings.template.model_dump(mode="json"))
 
     @property
     def template(self) -> str:
@@ -79,7 +77,7 @@ class Plan:
     def template_sources(self) -> list[str]:
         """The head model's file, unless it is the embedded one."""
         source = self.settings.template.source
-        return [] if source == "embedded" else [source]
+        return [] if source == "embedded" else [str(Path(source).expanduser())]
 
     @property
     def template_version(self) -> int:

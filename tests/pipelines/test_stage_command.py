@@ -68,7 +68,9 @@ def test_damaged_artifact_is_made_again(options, damage):
     work = Work()
     _run(work, options)
     path = Path(options.results) / "scans/a/neutral/subdivided.ply"
-    {"delete": path.unlink, "truncate": lambda: path.write_text("m"), "replace": lambda: path.write_text("MESH")}[damage]()
+    {"delete": path.unlink, "truncate": lambda: path.write_text("m"), "replace": lambda: path.write_text("MESH")}[
+        damage
+    ]()
     _run(work, options)
     assert len(work.scans) == 2
     assert path.read_text() == "mesh"
@@ -138,8 +140,25 @@ def test_damaged_hidden_record_counts_as_none(options):
 
 
 def test_wrong_settings_end_the_command_with_a_message(options, monkeypatch, caplog):
-    arguments = ["subdivide", "--results", options.results, "--template", "none", "--settings", '{"levls": 1}', "a/neutral"]
+    arguments = [
+        "subdivide",
+        "--results",
+        options.results,
+        "--template",
+        "none",
+        "--settings",
+        '{"levls": 1}',
+        "a/neutral",
+    ]
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit, match="1"):
         stage_command("subdivide", lambda job: {})
     assert "did you mean levels?" in caplog.text
+
+
+def test_a_missing_template_ends_the_command_with_a_message(options, monkeypatch, caplog):
+    arguments = ["subdivide", "--results", options.results, "--template", "none", "a/neutral"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit, match="1"):
+        stage_command("subdivide", Work())
+    assert "holds no template.json" in caplog.text

@@ -1,20 +1,33 @@
 """The command that builds a template."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from nphm_core.config import TemplateConfig
+from nphm_core.config import Config, TemplateConfig
+from nphm_core.records import template_folder
 from nphm_core.template.template import read_template
-from pipelines.template import is_current, main, template_folder
+from pipelines.template import cached_template, is_current, main
+from workflow.planning import Plan
 
 
-def test_another_model_gets_another_folder(tmp_path):
-    first = template_folder(tmp_path, TemplateConfig(source="embedded"))
-    second = template_folder(tmp_path, TemplateConfig(source="models/flame2023.npz"))
-    assert first.name.startswith("embedded-")
-    assert second.name.startswith("flame2023-")
-    assert first.name.split("-")[1] != second.name.split("-")[1]
+def test_another_model_or_version_gets_another_folder(monkeypatch):
+    first = template_folder("cache", {"source": "embedded"})
+    second = template_folder("cache", {"source": "models/flame2023.npz"})
+    assert first.startswith("cache/templates/embedded-")
+    assert second.startswith("cache/templates/flame2023-")
+    assert first[-8:] != second[-8:]
+    monkeypatch.setattr("nphm_core.records.TEMPLATE_VERSION", 99)
+    assert template_folder("cache", {"source": "embedded"}) != first
+
+
+def test_the_command_looks_where_the_workflow_does(tmp_path, monkeypatch):
+    settings = TemplateConfig(source="models/flame2023.npz")
+    plan = object.__new__(Plan)
+    plan.settings = Config(template=settings, cache=str(tmp_path))
+    monkeypatch.setattr("pipelines.template.is_current", lambda folder, settings: True)
+    assert str(cached_template(str(tmp_path), settings)) == plan.template_folder
 
 
 def test_missing_model_ends_with_one(tmp_path, caplog):
@@ -31,7 +44,7 @@ def test_unknown_setting_is_named(tmp_path, caplog):
 def test_embedded_template_is_complete_and_kept(tmp_path, capsys):
     assert main(["--source", "embedded", "--cache", str(tmp_path)]) == 0
     settings = TemplateConfig(source="embedded")
-    folder = template_folder(tmp_path, settings)
+    folder = Path(template_folder(str(tmp_path), settings.model_dump(mode="json")))
     assert capsys.readouterr().out.strip() == str(folder)
     template = read_template(folder)
     assert len(template.landmarks.index) > 300
