@@ -92,7 +92,7 @@ class WatertightConfig(Section):
     """Checks of scan and registration, and the closed scan."""
 
     max_hole_edges: int = Field(5000, ge=3, description="boundary loops with more edges stay open")
-    repair_timeout_s: float = Field(120.0, gt=0, description="closing that takes longer is given up: the scan stays open")
+    repair_timeout_s: float = Field(120.0, gt=0, description="a closing that takes longer is given up")
     poisson_depth: int = Field(8, ge=5, le=11, description="octree depth of the surface through a point cloud")
     max_fill_spacings: float = Field(3.0, gt=0, description="a cloud's surface farther from points than this is a fill")
 

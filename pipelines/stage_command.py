@@ -112,7 +112,8 @@ def stage_command(
     options = _parser(stage, process, extra).parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
-        settings = read_section(Config.model_fields[name].annotation, _json(options.settings), name)
+        section: Any = Config.model_fields[name].annotation
+        settings = read_section(section, _json(options.settings), name)
         for scan_id in options.scans:
             started = time.process_time()
             record = run_stage(stage, process, scan_id, settings, options)

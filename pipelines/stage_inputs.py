@@ -21,7 +21,9 @@ def read_landmarks(job: Job) -> tuple[ScanLandmarks, dict[str, Any]]:
     """Read the scan's landmarks in mm, and all facts that `backproject` wrote with them."""
     facts = read_json(job.folder / "landmarks3d.json")
     landmarks = ScanLandmarks(
-        np.array(facts["index"], int), np.array(facts["points_mm"], float).reshape(-1, 3), np.array(facts["weight"], float)
+        np.array(facts["index"], int),
+        np.array(facts["points_mm"], float).reshape(-1, 3),
+        np.array(facts["weight"], float),
     )
     return landmarks, facts
 

@@ -17,7 +17,7 @@ from nphm_core.geometry.mesh import Mesh, boundary_vertices, unique_edges, verte
 SKIN_LANDMARKS = (6, 197, 195, 5, 4, 50, 280, 101, 330, 36, 266, 151, 9, 108, 337, 205, 425)
 _SKIN_RADIUS_MM = 7.0
 _MIN_SKIN_POINTS = 60
-# Log lightness, a/L and b/L: differences within one skin, and where likeness ends. Less contrast than this is no colour.
+# Log lightness, a/L and b/L: differences within one skin, and where likeness ends. Less contrast is no colour.
 _MIN_LOOK_STD = (0.22, 0.08, 0.10)
 _MAX_LOOK_DISTANCE = 2.3
 _MIN_CONTRAST = 15.0
@@ -61,7 +61,8 @@ def scan_surface(
     if len(faces):
         normals = vertex_normals(vertices, faces)
     else:
-        normals = mesh.normals * (-1 if flip else 1)
+        assert mesh.normals is not None, "ingest gives every cloud normals"
+        normals = -mesh.normals if flip else mesh.normals
     border = boundary_vertices(len(vertices), faces) if len(faces) else np.zeros(len(vertices), bool)
     if keep_mask is not None:
         return ScanSurface(vertices, faces, normals, border, keep_mask.astype(float), "mask")
