@@ -30,6 +30,9 @@ _AROUND_MM = 1.5
 _MIN_COSINE = 0.25
 _MAX_OFF_TEMPLATE_MM = 16.0
 """A landmark farther than this from the aligned template's is wrong: no expression or identity explains it."""
+_MAX_OFF_JAW_MM = 45.0
+"""The same below the nose, where an open mouth carries landmarks far down."""
+_SUBNASALE = 2
 _MIN_GROUP_SHARE = 0.5
 _FOREHEAD_MM = np.array([[x, 38.0, 17.0] for x in (-25.0, -15.0, 0.0, 15.0, 25.0)])
 """On the forehead 15 mm above the brows, in the average face's frame; face masks reach 45 mm."""
@@ -142,7 +145,7 @@ def backproject(
     points_mm = found.points * mm_per_unit
     pose = robust_alignment(points_mm[good], target[good], weight[good], with_scale=False)
     off = np.linalg.norm(pose.apply(points_mm[good]) - target[good], axis=1)
-    kept = good[off <= _MAX_OFF_TEMPLATE_MM]
+    kept = good[off <= _off_limits(index[good], template_points_mm)]
     _check_parts(index[kept], index, CERTAIN_GROUPS)
     _check_forehead(caster, index[kept], found.points[kept])
     face, barycentric = _of_scan(drawable, found, kept)
@@ -311,6 +314,13 @@ def _check_parts(kept: Int[ndarray, " n_kept"], index: Int[ndarray, " n"], parts
                 " expected. The scan seems to be cut there, or something covers the face: look at the frontal picture,"
                 " and set exclude for the scan in the scan table if it shows no whole face"
             )
+
+
+def _off_limits(index: Int[ndarray, " n"], template_points_mm: dict[int, Float[ndarray, " 3"]]) -> Float[ndarray, " n"]:
+    """Give how far each landmark may lie from the rigidly aligned template's."""
+    height = np.array([template_points_mm[int(i)][1] for i in index])
+    nose = template_points_mm.get(_SUBNASALE, np.full(3, -np.inf))[1]
+    return np.where(height < nose, _MAX_OFF_JAW_MM, _MAX_OFF_TEMPLATE_MM)
 
 
 def _check_forehead(caster: RayCaster, index: Int[ndarray, " n"], points: Float[ndarray, "n 3"]) -> None:
