@@ -5,8 +5,11 @@ import hashlib
 import numpy as np
 import pytest
 
+from nphm_core.geometry.rays import RayCaster
 from nphm_core.io.meshes import read_scan
 from nphm_core.io.scan_table import read_scan_table
+from nphm_core.registration.drawable import drawable_of
+from nphm_core.registration.face_search import find_faces
 
 
 @pytest.mark.slow
@@ -24,6 +27,9 @@ def test_demo_scans_of_an_open_model(shared_dir, tmp_path):
     for row in table.rows:
         mesh = read_scan(row.path)
         assert 60_000 < mesh.n_faces < 250_000
+        drawable = drawable_of(mesh)
+        search = find_faces(drawable, RayCaster(drawable.vertices, drawable.faces), min_confidence=0.5)
+        assert len(search.fits) == 1
         truth = np.load(tmp_path / "demo" / "truth" / row.subject / f"{row.expression}.npz")
         assert 150 < np.ptp(truth["vertices_mm"], axis=0).max() < 500
     for name in ("scans/s001/neutral.ply", "truth/s001/mouth-open.npz"):
