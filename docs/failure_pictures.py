@@ -29,7 +29,7 @@ from pipelines.demo_scans import write_scans
 log = logging.getLogger("docs.failure_pictures")
 
 WIDTH_PX = 1200
-N_COLOURS = 160
+QUALITY = 84
 _LONGEST_HOLE_MM = 9.0
 
 
@@ -70,7 +70,7 @@ def _two_heads(mesh: Mesh, nose: ndarray) -> Mesh:
 
 def _torn(mesh: Mesh, nose: ndarray) -> Mesh:
     rng = np.random.default_rng(0)
-    centres = mesh.vertices[rng.choice(mesh.n_vertices, 220, replace=False)]
+    centres = mesh.vertices[rng.choice(mesh.n_vertices, 160, replace=False)]
     gone = np.zeros(mesh.n_vertices, bool)
     for centre in centres:
         gone |= ((mesh.vertices - centre) ** 2).sum(1) < rng.uniform(3.0, _LONGEST_HOLE_MM) ** 2
@@ -78,7 +78,7 @@ def _torn(mesh: Mesh, nose: ndarray) -> Mesh:
 
 
 def _noisy(mesh: Mesh, nose: ndarray) -> Mesh:
-    return mesh.with_vertices(mesh.vertices + 0.9 * np.random.default_rng(0).standard_normal(mesh.vertices.shape))
+    return mesh.with_vertices(mesh.vertices + 2.0 * np.random.default_rng(0).standard_normal(mesh.vertices.shape))
 
 
 def _within(mesh: Mesh, centre: ndarray, radius_mm: float) -> ndarray:
@@ -120,7 +120,7 @@ def main() -> int:
         metrics = record.get("metrics", {})
         reasons = "; ".join(metrics.get("reasons", [record.get("reason", "no record")]))
         log.info("%s: %s %s %s", name, metrics.get("verdict", "no verdict"), metrics.get("stage", ""), reasons)
-        keep(scan_folder(options.work / "results", scan) / "quality.png", options.out / f"{name}.png")
+        keep(scan_folder(options.work / "results", scan) / "quality.png", options.out / f"{name}.jpg")
     return 0
 
 
@@ -148,11 +148,11 @@ def run(stage: str, scans: Sequence[str], table: Path, template: Path, results: 
 
 
 def keep(picture: Path, out: Path) -> None:
-    """Write a picture smaller: fewer pixels, fewer colours."""
+    """Write a picture smaller."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(picture) as image:
         image.thumbnail((WIDTH_PX, WIDTH_PX), Image.Resampling.LANCZOS)
-        image.quantize(N_COLOURS).save(out, optimize=True)
+        image.convert("RGB").save(out, quality=QUALITY, subsampling=0, optimize=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nphm_core.geometry.mesh import Mesh
     from nphm_core.report.quality_picture import Heading
 
-_PNG_LEVEL = 6
+_PNG_LEVEL = 4
 
 
 def process(job: Job) -> dict[str, Any]:
