@@ -28,6 +28,8 @@ SIZE_RANGE = (0.72, 1.38)
 _AROUND_MM = 1.5
 """How far around a ray the depth is looked at."""
 _MIN_COSINE = 0.25
+_HALF_TRUST_MM = 3.0
+"""Spread over the views at which a landmark counts half."""
 _MAX_OFF_TEMPLATE_MM = 16.0
 """A landmark farther than this from the aligned template's is wrong: no expression or identity explains it."""
 _MAX_OFF_JAW_MM = 45.0
@@ -79,7 +81,7 @@ class ScanLandmarks3D:
     barycentric: Float[ndarray, "n 3"]
     spread_mm: Float[ndarray, " n"]
     weight: Float[ndarray, " n"]
-    """In (0, 1]."""
+    """In (0, 1], from the spread; the template's own weights are not in it."""
     T_head_metric: Similarity
     """To the upright head at the template's origin, mm; scale 1."""
     size: float
@@ -134,33 +136,27 @@ def backproject(
     index = np.array([i for i in sorted(template_points_mm) if i not in CONTOUR and template_weight[i] > 0])
     rough_mm = EYE_DISTANCE_MM / landmarks.eye_distance
     found = to_surface(drawable, caster, cameras, landmarks, index, settings, mm_per_unit=rough_mm)
-    weight = np.array([template_weight[int(i)] for i in index])
-    weight = weight / (1 + (found.spread * rough_mm / 3.0) ** 2)
+    trust = 1 / (1 + (found.spread * rough_mm / _HALF_TRUST_MM) ** 2)
     good = np.flatnonzero((found.face >= 0) & (found.spread * rough_mm <= settings.max_spread_mm))
     _check_parts(index[found.seen >= 2], index, tuple(GROUPS))
     _check_parts(index[good], index, CERTAIN_GROUPS)
-    target = np.array([template_points_mm[int(i)] for i in index])
-    size_fit = robust_alignment(target[good], found.points[good], weight[good], with_scale=True)
-    unit, mm_per_unit = choose_unit(size_fit.scale, declared_mm_per_unit)
-    points_mm = found.points * mm_per_unit
-    pose = robust_alignment(points_mm[good], target[good], weight[good], with_scale=False)
-    off = np.linalg.norm(pose.apply(points_mm[good]) - target[good], axis=1)
-    kept = good[off <= _off_limits(index[good], template_points_mm)]
+    target = np.array([template_points_mm[int(i)] for i in index[good]])
+    weight = trust[good] * np.array([template_weight[int(i)] for i in index[good]])
+    scan_units_per_mm = robust_alignment(target, found.points[good], weight, with_scale=True).scale
+    unit, mm_per_unit = choose_unit(scan_units_per_mm, declared_mm_per_unit)
+    points_mm = found.points[good] * mm_per_unit
+    pose = robust_alignment(points_mm, target, weight, with_scale=False)
+    off = np.linalg.norm(pose.apply(points_mm) - target, axis=1)
+    near = off <= _off_limits(index[good], template_points_mm)
+    kept = good[near]
     _check_parts(index[kept], index, CERTAIN_GROUPS)
     _check_forehead(caster, index[kept], found.points[kept])
-    face, barycentric = _of_scan(drawable, found, kept)
+    size = 1.0 if unit == "arbitrary" else scan_units_per_mm * mm_per_unit
+    spread_mm = found.spread[kept] * mm_per_unit
+    where = _of_scan(drawable, found, kept)
+    residual_mm = float(np.median(off))
     return ScanLandmarks3D(
-        unit=unit,
-        mm_per_scan_unit=mm_per_unit,
-        index=index[kept],
-        points_mm=points_mm[kept],
-        face=face,
-        barycentric=barycentric,
-        spread_mm=found.spread[kept] * mm_per_unit,
-        weight=weight[kept],
-        T_head_metric=pose,
-        size=1.0 if unit == "arbitrary" else size_fit.scale * mm_per_unit,
-        residual_mm=float(np.median(off)),
+        unit, mm_per_unit, index[kept], points_mm[near], *where, spread_mm, trust[kept], pose, size, residual_mm
     )
 
 
