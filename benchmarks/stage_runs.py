@@ -1,0 +1,58 @@
+"""Run the stages' commands on many scans, as the rules do, and read what came of it."""
+
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nphm_core.stages import STAGES
+
+FRONT_STAGES = ("ingest", "render", "landmarks")
+"""They do not depend on the template."""
+_CPU = re.compile(r"^\w+ \S+: (\S+): .*\((\d+\.\d+) CPU seconds\)$", re.MULTILINE)
+
+
+def run_stage(
+    stage: str, results: Path, scan_ids: Sequence[str], *, table: Path | None = None, template: Path | None = None
+) -> dict[str, float]:
+    """Run one stage's command on scans in one process; give the CPU seconds of each scan, imports not counted."""
+    command = [sys.executable, "-m", f"pipelines.{stage}", "--results", str(results)]
+    if stage == "ingest":
+        command += ["--table", str(table), "--canonical", "closed"]
+    if STAGES[stage].uses_template:
+        command += ["--template", str(template)]
+    done = subprocess.run([*command, *scan_ids], stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"the stage {stage} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return {scan_id: float(cpu_s) for scan_id, cpu_s in _CPU.findall(done.stderr)}
+
+
+def run_stages(
+    stages: Iterable[str], results: Path, scan_ids: Sequence[str], *, table: Path, template: Path | None = None
+) -> dict[str, float]:
+    """Run several stages; give the CPU seconds of each scan over all of them, imports not counted."""
+    total = dict.fromkeys(scan_ids, 0.0)
+    for stage in stages:
+        print(f"{stage} on {len(scan_ids)} scans ...", file=sys.stderr, flush=True)
+        for scan_id, cpu_s in run_stage(stage, results, scan_ids, table=table, template=template).items():
+            total[scan_id] += cpu_s
+    return total
+
+
+def children_cpu_s() -> float:
+    """Give the CPU seconds, user and system, of all processes that were started here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a Markdown table with columns of even width."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
+    for i, row in enumerate(cells):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+        if i == 0:
+            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    sys.stdout.flush()
