@@ -32,6 +32,8 @@ class HeadMap:
     upper_lip: Float[ndarray, "n_upper 3"]
     """Rim of the upper lip, where it meets the lower."""
     lower_lip: Float[ndarray, "n_lower 3"]
+    lower_rim: Bool[ndarray, " n_vertices"]
+    """The vertices of `lower_lip`."""
 
 
 def head_map(template: "Template") -> HeadMap:
@@ -76,6 +78,7 @@ def map_from_regions(
         float(np.mean([radius for _, radius in spheres])),
         vertices[upper_rim],
         vertices[lower_rim],
+        lower_rim,
     )
 
 

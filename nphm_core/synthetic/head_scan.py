@@ -28,6 +28,8 @@ VOXEL_MM = 2.0
 _MIN_PIECE_VERTICES = 40
 _N_SKY_RAYS = 24
 _OFFSET_MM = 0.3
+# Not an eyeball, redder than skin, in half shade.
+_TONGUE_PAINT = (0.0, 0.6, 0.5)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class ColourLookup:
         head_map = surface.head_map
         parts = [head_map.eyeball.astype(float), head_map.inside.astype(float), _ambient(surface, posed)]
         painted = surface.refined(np.stack(parts, axis=1))
+        painted = np.concatenate([painted, np.tile(_TONGUE_PAINT, (posed.n_tongue_vertices, 1))])
         self._values = np.concatenate([posed.material, painted, posed.hair[:, None]], axis=1)
 
     def at(self, points: Float[ndarray, "n 3"]) -> UInt8[ndarray, "n 3"]:

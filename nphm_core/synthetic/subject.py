@@ -21,6 +21,7 @@ from nphm_core.geometry.subdivision import (
 )
 from nphm_core.synthetic.head_map import HeadMap
 from nphm_core.synthetic.noise import smooth_noise
+from nphm_core.synthetic.tongue import tongue_shape
 from nphm_core.template.model import Coefficients
 
 MM_PER_METRE = 1000.0
@@ -113,6 +114,8 @@ class PosedSurface:
     """In [0, 1]: how far a vertex is covered."""
     n_template_vertices: int
     """The first so many vertices are the template's, in its order."""
+    n_tongue_vertices: int
+    """The last so many vertices are the tongue's."""
 
 
 class HeadSurface:
@@ -125,6 +128,7 @@ class HeadSurface:
         self.hierarchy: list[Subdivision] = subdivision_hierarchy(model.faces, model.n_vertices, _LEVELS)
         self.faces, _ = subdivided_faces(self.hierarchy, model.faces)
         self.material = self._smooth(model.v_template * MM_PER_METRE)
+        self.tongue, self._tongue_faces = tongue_shape()
         self.cover = np.clip(self.refined(head_map.hair), 0, 1)
 
     def refined(self, values: Float[ndarray, "n_coarse ..."]) -> Float[ndarray, "n ..."]:
@@ -133,14 +137,25 @@ class HeadSurface:
 
     def pose(self, subject: Subject, expression: ExpressionSpec) -> PosedSurface:
         """Give a subject's surface in an expression."""
-        model = self.head_map.model
-        smooth = self._smooth(model.posed(self.coefficients(subject, expression)) * MM_PER_METRE)
+        model, coefficients = self.head_map.model, self.coefficients(subject, expression)
+        coarse = model.posed(coefficients) * MM_PER_METRE
+        smooth = self._smooth(coarse)
         normals = vertex_normals(smooth, self.faces)
-        skin = smooth + (self._deviation(subject))[:, None] * normals
+        skin = smooth + self._deviation(subject)[:, None] * normals
         cover = hair_cover(self.cover, self.material, subject.seed)
         thickness = cover * _hair_thickness(self.material, subject)
-        hairy = skin + thickness[:, None] * normals
-        return PosedSurface(hairy, skin, self.faces, self.material, cover, model.n_vertices)
+        jaw = model.joint("jaw")
+        turn = np.eye(3) if jaw is None else model.skeleton(coefficients).world[jaw]
+        tongue = coarse[self.head_map.lower_rim].mean(0) + self.tongue @ turn.T
+        return PosedSurface(
+            vertices=np.concatenate([skin + thickness[:, None] * normals, tongue]),
+            skin=np.concatenate([skin, tongue]),
+            faces=np.concatenate([self.faces, self._tongue_faces + len(skin)]),
+            material=np.concatenate([self.material, self.head_map.lower_lip.mean(0) + self.tongue]),
+            hair=np.concatenate([cover, np.zeros(len(tongue))]),
+            n_template_vertices=model.n_vertices,
+            n_tongue_vertices=len(tongue),
+        )
 
     def _smooth(self, vertices: Float[ndarray, "n_coarse 3"]) -> Float[ndarray, "n 3"]:
         """Refine positions as the registration does, so that its vertices can be held against the truth."""

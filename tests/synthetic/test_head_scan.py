@@ -105,3 +105,14 @@ def test_photographs_show_what_vertex_colours_show(surface, neutral, tmp_path):
     seen = mesh.texture.image[row, column].astype(float)
     painted = neutral.mesh.colours[neutral.mesh.faces].astype(float).mean(1)
     assert np.median(np.abs(seen - painted)) < 8
+
+
+def test_the_tongue_goes_with_the_jaw_and_is_no_part_of_the_truth(surface):
+    subject = draw_subject(2, rng=np.random.default_rng(3))
+    shut, opened = (surface.pose(subject, EXPRESSIONS[name]) for name in ("neutral", "mouth-open"))
+    tongue = slice(-shut.n_tongue_vertices, None)
+    assert (opened.vertices[tongue, 1] < shut.vertices[tongue, 1] - 3).all()
+    assert shut.n_template_vertices == surface.head_map.model.n_vertices
+    # The jaw turns it and keeps its shape.
+    sizes = [np.linalg.norm(np.ptp(p.vertices[tongue] - p.vertices[tongue].mean(0), axis=0)) for p in (shut, opened)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
