@@ -38,6 +38,7 @@ def process(job: Job) -> dict[str, Any]:
         "scale": fit.T_metric_model.scale / 1000.0,
         "identity_from": _identity_source(job, identity),
         "hair_evidence": scan.evidence,
+        "bald": fit.bald,
         "warnings": warnings,
     }
 

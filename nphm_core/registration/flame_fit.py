@@ -58,6 +58,8 @@ class FlameFit:
     """Posed template in metric space."""
     data_weight: Float[ndarray, " n_vertices"]
     """How far each vertex may follow the scan: its region's trust, times the evidence that the scan is bare there."""
+    bald: bool
+    """The scan's colour shows skin where hair may grow."""
     residual_mm: float
     """Median distance of the face's vertices to the scan, where they correspond."""
     landmark_mm: float
@@ -98,7 +100,7 @@ def fit_flame(
         identity=identity,
         fit_scale=fit_scale,
     )
-    state, energies = _solve(problem, _start(problem, identity), settings, rng)
+    state, energies = _solve(problem, _start(problem, identity), template.regions["scalp"], settings, rng)
     return _result(problem, template, state, tuple(energies), settings)
 
 
@@ -131,12 +133,14 @@ def schedule(settings: FlameFitConfig) -> list[FitStep]:
 
 
 def _solve(
-    problem: FitProblem, state: FitState, settings: FlameFitConfig, rng: np.random.Generator
+    problem: FitProblem, state: FitState, scalp: ndarray, settings: FlameFitConfig, rng: np.random.Generator
 ) -> tuple[FitState, list[float]]:
     steps = schedule(settings)
     early, late = problem.choose_vertices(_N_EARLY, rng), problem.choose_vertices(_N_LATE, rng)
     energies = []
     for i, step in enumerate(steps):
+        if i == len(steps) // 2:
+            problem.look_for_hair(state, scalp)
         sample = late if i >= len(steps) - _LATE_STEPS else early
         pairs = problem.correspond(state, sample, step) if step.data else None
         hessian, gradient = problem.normal_equations(state, sample, pairs, step)
@@ -182,6 +186,7 @@ def _start(problem: FitProblem, identity: ndarray | None) -> FitState:
     coefficients = model.coefficients(identity=identity)
     rest = problem.landmark_positions(model.posed(coefficients) * _MM_PER_METRE, marks.corners)
     pose = align_points(rest, marks.points_mm, marks.weight, with_scale=problem.fit_scale)
+    problem.start_scale = pose.scale * _MM_PER_METRE
     return FitState(coefficients, Similarity(pose.scale * _MM_PER_METRE, pose.rotation, pose.translation))
 
 
@@ -204,24 +209,19 @@ def _result(
             f"expected at most {_FINAL_GATE_MM:g} mm and at least {settings.min_matched_share:.0%}. The landmarks may "
             "be wrong, or the scan shows no head: look at frontal.png, give landmarks by file, or exclude the scan."
         )
-    bare = np.where(problem.hair_prone & np.isfinite(found.distance_mm), _bare_at(problem, vertices), 1.0)
+    bare = np.ones(len(vertices)) if problem.bald else np.where(problem.hair_prone, problem.bare_at(vertices), 1.0)
     return FlameFit(
         coefficients=state.coefficients,
         T_metric_model=state.T_metric_model,
         T_canonical_metric=_canonical(model, state),
         vertices_mm=vertices,
         data_weight=(region_weights(template) > 0) * bare,
+        bald=problem.bald,
         residual_mm=residual,
         landmark_mm=float(np.median(np.linalg.norm(offset, axis=1))),
         matched_share=share,
         energies=energies,
     )
-
-
-def _bare_at(problem: FitProblem, vertices: Float[ndarray, "n 3"]) -> Float[ndarray, " n"]:
-    scan, hit = problem.scan, problem.tree.query(vertices)
-    corner = scan.faces[hit.face] if len(scan.faces) else np.repeat(hit.face[:, None], 3, axis=1)
-    return (scan.bare[corner] * hit.barycentric).sum(axis=1)
 
 
 def _canonical(model: HeadModel, state: FitState) -> Similarity:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from numpy.random import Generator
 
-from nphm_core.geometry.closest import ClosestPoints
+from nphm_core.geometry.closest import Closest, ClosestPoints
 from nphm_core.geometry.mesh import face_normals, vertex_normals
 from nphm_core.registration.scan_surface import ScanSurface
 from nphm_core.spaces import Similarity
@@ -30,7 +30,11 @@ _JOINT_STD_RAD = {"jaw": (0.3, 0.06, 0.06), "neck": (0.25, 0.25, 0.25), "head": 
 _NAMED_EXPRESSION_STD = 0.4
 _NAMED_EXPRESSION_RANGE = (-0.25, 1.25)
 _HAIR_KERNEL_MM = 1.0
-_LOG_SCALE_STD = 0.5
+# A scan this near to the fitted scalp is looked at; a bald head has the skin's colour in this share of it.
+_HAIR_REACH_MM = 30.0
+_BALD_SHARE = 0.66
+_BALD_DISTANCE_MM = 8.0
+_LOG_SCALE_STD = 0.04
 _MIN_NORMAL_COS = 0.5
 
 
@@ -102,6 +106,23 @@ class FitProblem:
         self.priors, self.identity = priors, identity
         self.counts = (0 if identity is not None else n_identity, n_expression)
         self.named = len(model.expression_names) > 0
+        self.bald = False
+        self.start_scale = 1.0
+
+    def look_for_hair(self, state: FitState, scalp: Bool[ndarray, " n_vertices"]) -> None:
+        """Decide whether the head is bald: the scan over the scalp has the skin's colour and lies near the model.
+
+        Call it while the fit rests on the face. Colour alone mistakes hair of the skin's tone, and distance alone a
+        large skull for a small one; shape does not tell a bald skull from a smooth cap, so without colour it is no.
+        """
+        if self.scan.evidence != "colour" or not scalp.any():
+            return
+        posed = state.T_metric_model.apply(self.model.posed(state.coefficients))
+        hit = self.tree.query(posed[scalp], _HAIR_REACH_MM)
+        found = hit.face >= 0
+        if found.any():
+            like_skin = (self._bare(hit)[found] > 0.8).mean()
+            self.bald = bool(like_skin > _BALD_SHARE and np.median(hit.distance[found]) < _BALD_DISTANCE_MM)
 
     def choose_vertices(self, n_data: int, rng: Generator) -> "FitSample":
         """Choose data vertices at random, by weight, and join the landmarks' corners."""
@@ -126,7 +147,8 @@ class FitProblem:
         rows = sample.subset.vertices[: sample.n_data]
         found = self.pair_vertices(posed[rows], normals[rows], rows, step.gate_mm)
         # Under hair the scan lies a little to several cm outside of the skull: there only a close scan is believed.
-        scale = np.where(self.hair_prone[rows], min(_HAIR_KERNEL_MM, step.kernel_mm), step.kernel_mm)
+        narrow = self.hair_prone[rows] & (not self.bald)
+        scale = np.where(narrow, min(_HAIR_KERNEL_MM, step.kernel_mm), step.kernel_mm)
         kernel = 1 / (1 + (found.distance_mm / scale) ** 2) ** 2
         return replace(found, weight=found.weight * kernel * sample.weight * step.data)
 
@@ -146,7 +168,7 @@ class FitProblem:
         bary = hit.barycentric[:, :, None]
         normal = (scan.normals[corner] * bary).sum(1)
         normal /= np.maximum(np.linalg.norm(normal, axis=1), 1e-12)[:, None]
-        bare = (scan.bare[corner] * hit.barycentric).sum(1)
+        bare = np.ones(len(rows)) if self.bald else self._bare(hit)
         weight = valid * ((normal * normals).sum(1) > _MIN_NORMAL_COS) * ~scan.border[corner].any(1)
         weight = weight * np.where(self.hair_prone[rows], bare, 1.0)
         point = np.where(valid[:, None], hit.point, vertices_mm)
@@ -204,6 +226,16 @@ class FitProblem:
         """Interpolate the template's landmarks."""
         return (positions_mm[corners] * self.landmarks.barycentric[:, :, None]).sum(1)
 
+    def bare_at(self, points_mm: Float[ndarray, "n 3"]) -> Float[ndarray, " n"]:
+        """Give the evidence that the scan is bare next to points."""
+        return self._bare(self.tree.query(points_mm))
+
+    def _bare(self, hit: Closest) -> Float[ndarray, " n"]:
+        """Look up the evidence at closest points; those without a face give whatever the first face says."""
+        face = np.maximum(hit.face, 0)
+        corner = self.scan.faces[face] if len(self.scan.faces) else np.repeat(face[:, None], 3, axis=1)
+        return (self.scan.bare[corner] * hit.barycentric).sum(axis=1)
+
     def _positions(self, state: FitState, sample: "FitSample") -> Float[ndarray, "n 3"]:
         return state.T_metric_model.apply(self.model.positions(state.coefficients, sample.subset))
 
@@ -228,12 +260,17 @@ class FitProblem:
 
     def _prior_equations(self, state: FitState, sample: "FitSample", step: FitStep) -> tuple[ndarray, ndarray]:
         precision, value = self._prior(state, sample, step)
-        diagonal = np.concatenate([np.full(6, 1e-9), [1 / _LOG_SCALE_STD**2], precision])
-        return np.diag(diagonal), np.concatenate([np.zeros(7), precision * value])
+        rigid = np.concatenate([np.full(6, 1e-9), [1 / _LOG_SCALE_STD**2]])
+        moved = np.concatenate([np.zeros(6), [self._log_scale(state)]])
+        return np.diag(np.concatenate([rigid, precision])), np.concatenate([rigid * moved, precision * value])
 
     def _prior_energy(self, state: FitState, sample: "FitSample", step: FitStep) -> float:
         precision, value = self._prior(state, sample, step)
-        return float(precision @ value**2)
+        return float(precision @ value**2) + (self._log_scale(state) / _LOG_SCALE_STD) ** 2
+
+    def _log_scale(self, state: FitState) -> float:
+        """Give the log scale relative to the size that the landmarks gave; heads differ by a few percent."""
+        return float(np.log(state.T_metric_model.scale / self.start_scale)) if self.fit_scale else 0.0
 
     def _prior(self, state: FitState, sample: "FitSample", step: FitStep) -> tuple[ndarray, ndarray]:
         """Give precision and present value of each model parameter."""
