@@ -60,7 +60,7 @@ def toy_map() -> HeadMap:
         expression_names=("mouthSmile_L", "mouthSmile_R"),
         name="toy",
     )
-    lips = is_skin & (np.abs(x) < 0.025) & (z > 0) & (np.abs(y + 0.045) < 0.006)
+    lips = is_skin & (np.abs(x) < 0.03) & (z > 0) & (np.abs(y + 0.045) < 0.014)
     return map_from_regions(
         model,
         eyeball=~is_skin,

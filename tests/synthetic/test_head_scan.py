@@ -111,7 +111,8 @@ def test_the_tongue_goes_with_the_jaw_and_is_no_part_of_the_truth(surface):
     subject = draw_subject(2, rng=np.random.default_rng(3))
     shut, opened = (surface.pose(subject, EXPRESSIONS[name]) for name in ("neutral", "mouth-open"))
     tongue = slice(-shut.n_tongue_vertices, None)
-    assert (opened.vertices[tongue, 1] < shut.vertices[tongue, 1] - 3).all()
+    tip = shut.vertices[tongue, 2].argmax()
+    assert opened.vertices[tongue][tip, 1] < shut.vertices[tongue][tip, 1] - 3
     assert shut.n_template_vertices == surface.head_map.model.n_vertices
     # The jaw turns it and keeps its shape.
     sizes = [np.linalg.norm(np.ptp(p.vertices[tongue] - p.vertices[tongue].mean(0), axis=0)) for p in (shut, opened)]
