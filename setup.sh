@@ -135,3 +135,10 @@ if [ "$(cat "$VENV/.ready" 2>/dev/null)" != "$wanted" ]; then
 fi
 need_libraries
 "$VENV/bin/python" -m compileall -q nphm_core pipelines workflow
+# Numba keeps what it compiled beside the sources, until they change.
+kernels=$(grep -rl --include='*.py' njit nphm_core | sort | xargs cat | cksum)-$(pwd)
+if [ "$(cat "$VENV/.kernels" 2>/dev/null)" != "$kernels" ]; then
+    say "setup: compiling the numeric kernels (half a minute)"
+    "$VENV/bin/python" -m pipelines.compile_kernels
+    printf '%s' "$kernels" >"$VENV/.kernels"
+fi
