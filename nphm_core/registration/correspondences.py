@@ -21,6 +21,9 @@ _BORDER_REACH_MM = 3.0
 _BARE_FROM = 0.7
 _HAIR_MM = 3.0
 """Where hair may grow, a scan this far outside the rest pose is hair."""
+_HAIR_TRUST = 0.05
+"""Weight where hair may grow and the scan looks bare: enough for a bald head, too little for a hairline's fringe to
+drag the forehead along."""
 _HAIR_HOLD = 0.01
 """Weight of the rest pose under hair: a large part without data, held on one side, would tilt with its edge."""
 _GATE = 3.5
@@ -150,6 +153,7 @@ def _weigh(
         rest_weights[i] = _HAIR_HOLD * covered
         if distances[i] > gate or cosine < cos_max:
             continue
-        weights[i] = trust[i] * (1.0 - covered) * np.exp(-0.5 * (distances[i] / robust) ** 2)
+        weight = trust[i] * (1.0 - hair_prone[i] * (1.0 - _HAIR_TRUST * bareness))
+        weights[i] = weight * np.exp(-0.5 * (distances[i] / robust) ** 2)
         if not loose:
             point_weights[i] = point_share * weights[i]
