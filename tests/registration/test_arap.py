@@ -80,7 +80,7 @@ def test_registration_recovers_a_known_bend():
     result = register((rest, faces, hierarchy, fine), surface_of(truth, hierarchy[-1].faces))
     before, after = (np.linalg.norm(points - truth, axis=1) for points in (fine, result.vertices))
     assert before.max() > 4.0
-    assert np.median(after) < 0.1
+    assert np.median(after) < 0.15
     assert after.max() < 0.5
     assert np.percentile(result.distances_mm, 95) < 0.02
     assert result.n_flipped == 0
