@@ -60,7 +60,7 @@ class FlameFitConfig(Section):
     n_identity: int = Field(100, ge=1, description="identity components used, at most")
     n_expression: int = Field(100, ge=0, description="expression components used, at most")
     n_iterations: int = Field(28, ge=1, description="Levenberg-Marquardt iterations in all")
-    landmark_weight: float = Field(6.0, ge=0, description="weight of the landmark term")
+    landmark_weight: float = Field(12.0, ge=0, description="weight of the landmark term")
     identity_prior: float = Field(1.0, ge=0, description="weight of the squared identity coefficients")
     expression_prior: float = Field(10.0, ge=0, description="weight of the squared expression coefficients")
     robust_mm: float = Field(2.0, gt=0, description="scale of the Geman-McClure kernel at the end")

@@ -22,7 +22,7 @@ from nphm_core.template.rotations import cross_matrices, rotation_matrices
 _SURFACE_STD_MM = 0.7
 _N_INDEPENDENT_SURFACE = 2000
 _LANDMARK_STD_MM = 2.0
-_LANDMARK_KERNEL_MM = 6.0
+_LANDMARK_KERNEL_MM = 20.0
 _N_INDEPENDENT_LANDMARKS = 60
 _POINT_TO_POINT = 0.01
 _JOINT_STD_RAD = {"jaw": (0.3, 0.06, 0.06), "neck": (0.25, 0.25, 0.25), "head": (0.25, 0.25, 0.25)}
@@ -32,8 +32,8 @@ _NAMED_EXPRESSION_RANGE = (-0.25, 1.25)
 _HAIR_KERNEL_MM = 1.0
 # A scan this near to the fitted scalp is looked at; a bald head has the skin's colour in this share of it.
 _HAIR_REACH_MM = 30.0
-_BALD_SHARE = 0.66
-_BALD_DISTANCE_MM = 8.0
+_BALD_SHARE = 0.55
+_BALD_DISTANCE_MM = 6.0
 _LOG_SCALE_STD = 0.04
 _MIN_NORMAL_COS = 0.5
 
