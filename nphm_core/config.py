@@ -80,7 +80,7 @@ class ArapConfig(Section):
     """As-rigid-as-possible fine registration."""
 
     stiffness_start: float = Field(3.0, gt=0, description="weight of the rigidity term at the coarsest level's start")
-    stiffness_end: float = Field(0.05, gt=0, description="weight of the rigidity term at the end")
+    stiffness_end: float = Field(0.1, gt=0, description="weight of the rigidity term at the end")
     robust_start_mm: float = Field(5.0, gt=0, description="scale of the Welsch kernel at the start")
     robust_end_mm: float = Field(0.5, gt=0, description="scale of the Welsch kernel at the end")
     max_distance_mm: float = Field(10.0, gt=0, description="correspondences farther away are rejected")

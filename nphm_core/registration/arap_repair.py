@@ -25,8 +25,14 @@ from nphm_core.registration.rims import RimPair
 _REACH_MM = 4.0
 """Deeper than this is no crossing but another side of the head."""
 _CLEARANCE_MM = 0.05
+_OPENING_MM = 0.03
+"""What a crossing does not give way to by itself is opened by this much more in every round."""
+_REORDERING = range(6, 10)
+"""Rounds that put rims in order again that have passed each other; the others push crossings apart."""
+_ALONG_MM = 1.0
+_LOOSE_RINGS = 3
 _PUSH_WEIGHT = 10.0
-_ROUNDS = 12
+_ROUNDS = 16
 _PASSES = 2
 _RINGS = 10
 """Triangles around a fault that may move with it."""
@@ -106,7 +112,7 @@ class _Patch:
     ) -> None:
         self.level = RigidLevel(level.rest[part], faces)
         self.held = held
-        self.pairs = [RimPair(pair.upper[part], pair.lower[part]) for pair in pairs]
+        self.pairs = [pair.part(part) for pair in pairs]
         self.neighbours = _face_neighbours(self.level)
 
 
@@ -128,8 +134,10 @@ def _relaxed(patch: _Patch, vertices: ndarray, data: Correspondences, stiffness:
         if round_ == _ROUNDS or not state.faults.any():
             break
         for pair, crossing in zip(patch.pairs, state.crossings, strict=True):
-            if len(crossing):
-                data = _pushed(data, vertices, level.faces, pair, crossing, ~patch.held)
+            if len(crossing) and round_ in _REORDERING:
+                data = _reordered(data, vertices, level.faces, pair, crossing, ~patch.held)
+            elif len(crossing):
+                data = _pushed(data, vertices, level.faces, pair, crossing, ~patch.held, _OPENING_MM * (round_ % 8))
         if state.n_flipped:
             flipped = flipped_faces(vertices, level.rest, level.faces, patch.neighbours)
             touched = _grown(touched | flipped, level.faces, len(vertices))
@@ -195,8 +203,15 @@ def crossing_depths(
 
 
 def _pushed(
-    data: Correspondences, vertices: ndarray, faces: ndarray, pair: RimPair, crossing: ndarray, free: ndarray
+    data: Correspondences,
+    vertices: ndarray,
+    faces: ndarray,
+    pair: RimPair,
+    crossing: ndarray,
+    free: ndarray,
+    opening_mm: float,
 ) -> Correspondences:
+    """Push what lies behind the other side out of it."""
     depth, normal = crossing_depths(vertices, faces, pair)
     behind = depth > 0
     # Only what hangs together with a crossing: elsewhere, behind the other side may be the right place.
@@ -208,17 +223,39 @@ def _pushed(
         near = faces[(chosen[faces].any(1)) & behind[faces].any(1)]
         chosen[near[behind[near]]] = True
     chosen &= free
-    moved = chosen & behind
+    side = np.where(pair.upper > pair.lower, opening_mm, -opening_mm)[:, None]
+    away = side * pair.opening(vertices) + ((0.5 * depth + _CLEARANCE_MM) * behind)[:, None] * normal
+    return _moved(data, vertices, away, chosen & (np.abs(away).sum(1) > 0), chosen)
+
+
+def _reordered(
+    data: Correspondences, vertices: ndarray, faces: ndarray, pair: RimPair, crossing: ndarray, free: ndarray
+) -> Correspondences:
+    """Move rims that have passed each other back, and let what is around them follow."""
+    opening = pair.opening(vertices)
+    place = pair.neutral[faces[crossing.ravel()], 0]
+    near = (pair.neutral[:, 0] > place.min() - _ALONG_MM) & (pair.neutral[:, 0] < place.max() + _ALONG_MM) & free
+    overlap = pair.overlaps(vertices, opening) * near
+    rims = (np.maximum(pair.upper_rim, pair.lower_rim) > 0.99) & near & (overlap > 0)
+    side = np.where(pair.upper_rim > pair.lower_rim, 1.0, -1.0)
+    loose = np.zeros(len(vertices), bool)
+    loose[faces[crossing.ravel()]] = True
+    loose[rims] = True
+    for _ in range(_LOOSE_RINGS):
+        loose[faces[loose[faces].any(1)]] = True
+    away = (side * (0.5 * overlap + _CLEARANCE_MM))[:, None] * opening
+    return _moved(data, vertices, away, rims, loose & free)
+
+
+def _moved(data: Correspondences, vertices: ndarray, away: ndarray, moved: ndarray, loose: ndarray) -> Correspondences:
     mark = moved[:, None]
-    out = replace(
-        data,
-        points=np.where(mark, vertices + (0.5 * depth + _CLEARANCE_MM)[:, None] * normal, data.points),
-        normals=np.where(mark, normal, data.normals),
-    )
+    normal = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-12)
     return replace(
-        out,
-        weights=np.where(moved, _PUSH_WEIGHT, np.where(chosen, 0.0, out.weights)),
-        point_weights=np.where(chosen, 0.0, out.point_weights),
+        data,
+        points=np.where(mark, vertices + away, data.points),
+        normals=np.where(mark, normal, data.normals),
+        weights=np.where(moved, _PUSH_WEIGHT, np.where(loose, 0.0, data.weights)),
+        point_weights=np.where(moved | loose, 0.0, data.point_weights),
     )
 
 

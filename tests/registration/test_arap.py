@@ -257,7 +257,7 @@ def two_lips(gap):
     faces = np.concatenate([upper_faces, lower_faces])
     assert vertex_normals(vertices, faces)[0, 1] < 0
     mark = np.arange(2 * n * n) < n * n
-    return vertices, faces, RimPair(mark.astype(float), (~mark).astype(float))
+    return vertices, faces, RimPair(mark.astype(float), (~mark).astype(float), 0.0 * mark, 0.0 * mark, vertices)
 
 
 def test_eyelids_are_told_apart_by_the_line_through_the_corners():
