@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up everything they need first; see setup.sh.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint reference lock
+.PHONY: help setup demo test test-slow lint reference lock
 
 VENV ?= .venv
 CORES ?= all
@@ -13,6 +13,7 @@ export OPENBLAS_NUM_THREADS := 1
 help:
 	@echo "make demo       set up, make nine scans with known truth, register them, show where the result lies"
 	@echo "make test       set up, run the tests"
+	@echo "make test-slow  set up, run the tests that take minutes"
 	@echo "make lint       set up, run the linters, the type checker and the import contracts"
 	@echo "make reference  write config.yaml, its schema and its page anew after a change of the settings"
 	@echo "make lock       write requirements.lock anew after a change of pyproject.toml (needs the network)"
@@ -27,7 +28,11 @@ demo: setup
 	@echo "The result lies in results/: summary.tsv, and a folder for each scan in scans/"
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# Whole runs on synthetic scans, and on real ones where there are some (NPHM_SHARED).
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .

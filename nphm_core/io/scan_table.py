@@ -28,7 +28,7 @@ COLUMNS = {
     "exclude": "yes leaves the scan out; empty or no keeps it",
     "reason": "why a scan is left out; free text",
     "landmarks": "optional file with landmarks made by hand",
-    "mask": "optional file with a mask of what is not skin",
+    "mask": "optional .npy or text file with one number a vertex: 1 to use it, 0 to ignore it",
     "texture": "optional colour image, in place of what the scan's file names",
     "texture_origin": "top or bottom: where the texture's coordinate v = 0 lies; empty for the file format's own rule",
     "guess": "why `pipelines.init` guessed this row; not read",
