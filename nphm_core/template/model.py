@@ -227,13 +227,7 @@ class HeadModel:
 
         Components beyond the subset's counts take no part: their coefficients have to be zero.
         """
-        shape = np.concatenate(
-            [coefficients.identity[: subset.n_identity], coefficients.expression[: subset.n_expression]]
-        )
-        skeleton = self.skeleton(coefficients)
-        rest = subset.template + _times(subset.basis, shape)
-        if subset.posedirs is not None:
-            rest = rest + _times(subset.posedirs, self._pose_feature(skeleton))
+        rest, skeleton = self._rest_pose(coefficients, subset)
         positions, blended = _skin(rest, subset.weights, skeleton)
         jacobian = np.empty((len(rest), 3, subset.n_parameters))
         n_shape = subset.basis.shape[2]
@@ -247,6 +241,11 @@ class HeadModel:
 
     def positions(self, coefficients: Coefficients, subset: ModelSubset) -> Float[ndarray, "n 3"]:
         """Give posed positions of a subset in metres, without derivatives."""
+        rest, skeleton = self._rest_pose(coefficients, subset)
+        return _skin(rest, subset.weights, skeleton)[0]
+
+    def _rest_pose(self, coefficients: Coefficients, subset: ModelSubset) -> tuple[Float[ndarray, "n 3"], Skeleton]:
+        """Give the subset's shaped and corrected vertices before skinning, and the posed joints."""
         shape = np.concatenate(
             [coefficients.identity[: subset.n_identity], coefficients.expression[: subset.n_expression]]
         )
@@ -254,7 +253,7 @@ class HeadModel:
         rest = subset.template + _times(subset.basis, shape)
         if subset.posedirs is not None:
             rest = rest + _times(subset.posedirs, self._pose_feature(skeleton))
-        return _skin(rest, subset.weights, skeleton)[0]
+        return rest, skeleton
 
     def _pose_feature(self, skeleton: Skeleton) -> Float[ndarray, " n_pose"]:
         return (skeleton.local[list(self.pose_joints)] - np.eye(3)).ravel()
