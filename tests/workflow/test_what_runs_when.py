@@ -2,13 +2,12 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nphm_core.stages import STAGES
+from tests.workflow.runs import AFTER_ARAP, AFTER_FIT, Copy, of_scan
 
 pytestmark = pytest.mark.slow
 
@@ -30,14 +29,11 @@ folder.mkdir(parents=True, exist_ok=True)
 """
 
 
-class Clone:
+class Clone(Copy):
     """A copy of the workflow with stand-in stages and three scans: A's two, and B's without a face."""
 
     def __init__(self, repository: Path, folder: Path) -> None:
-        self.folder = folder
-        for name in ("nphm_core", "workflow", "envs"):
-            shutil.copytree(repository / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(repository / "Snakefile", folder)
+        super().__init__(repository, folder, "nphm_core", "workflow", "envs")
         commands = folder / "pipelines"
         commands.mkdir()
         for name in ("__init__", "stage_command", "summary"):
@@ -48,40 +44,8 @@ class Clone:
         (folder / "scans.tsv").write_text(TABLE)
         for scan, text in (("A-rest", "a face"), ("A-open", "a face"), ("B-rest", "no face")):
             (folder / f"{scan}.ply").write_text(text)
-        self.set_config("")
-
-    def set_config(self, text: str) -> None:
-        self.config = text
-        (self.folder / "config.yaml").write_text(f"scans: scans.tsv\n{text}")
-
-    def snakemake(self, *options: str, fails: bool = False) -> str:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--nocolor", *options]
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert (done.returncode != 0) == fails, done.stdout[-5000:]
-        return done.stdout
-
-    def jobs(self, *options: str, fails: bool = False) -> set[str]:
-        """Run, and give `stage scan` for every job that Snakemake started, less the table and the end."""
-        output = self.snakemake("--printshellcmds", *options, fails=fails)
-        return {f"{m[1]} {m[2]}" for m in re.finditer(r"python -m pipelines\.(\w+) .* (\w+/\w+) > ", output)}
-
-    def artifact(self, scan: str, name: str) -> Path:
-        return self.folder / "results" / "scans" / scan / name
 
 
-def of_scan(scan: str, *stages: str) -> set[str]:
-    return {f"{stage} {scan}" for stage in stages}
-
-
-AFTER_FIT = ("flame_fit", "subdivide", "arap", "watertight", "sample_sdf", "sample_delta", "evaluate")
-AFTER_ARAP = ("arap", "watertight", "sample_sdf", "sample_delta", "evaluate")
 ALL_SCANS = ("A/rest", "A/open", "B/rest")
 
 

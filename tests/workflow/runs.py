@@ -1,0 +1,51 @@
+"""Run the real Snakefile in a copy of the project, and tell which jobs it started."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+AFTER_ARAP = ("arap", "watertight", "sample_sdf", "sample_delta", "evaluate")
+AFTER_FIT = ("flame_fit", "subdivide", *AFTER_ARAP)
+
+
+def of_scan(scan: str, *stages: str) -> set[str]:
+    return {f"{stage} {scan}" for stage in stages}
+
+
+class Copy:
+    """A copy of what a run needs, with a config of its own, so that code can be changed in it."""
+
+    def __init__(self, repository: Path, folder: Path, *packages: str, cache: Path | None = None) -> None:
+        self.folder, self._cache = folder, cache or folder / ".cache"
+        for name in packages:
+            # With what Numba has compiled: it looks at the sources' times, which are kept.
+            shutil.copytree(repository / name, folder / name)
+        shutil.copy(repository / "Snakefile", folder)
+        self.set_config("")
+
+    def set_config(self, text: str) -> None:
+        self.config = text
+        (self.folder / "config.yaml").write_text(f"scans: scans.tsv\ncache: {self._cache}\n{text}")
+
+    def snakemake(self, *options: str, fails: bool = False) -> str:
+        """Run Snakemake as a user would and give what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--nocolor", *options],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert (done.returncode != 0) == fails, done.stdout[-5000:]
+        return done.stdout
+
+    def jobs(self, *options: str, fails: bool = False) -> set[str]:
+        """Run, and give `stage scan` for every job that Snakemake started, less the table and the end."""
+        output = self.snakemake("--printshellcmds", *options, fails=fails)
+        return {f"{m[1]} {m[2]}" for m in re.finditer(r"python -m pipelines\.(\w+) .* ([\w-]+/[\w-]+) > ", output)}
+
+    def artifact(self, scan: str, name: str) -> Path:
+        return self.folder / "results" / "scans" / scan / name
