@@ -1,6 +1,5 @@
 """The linear head model: posing and its derivatives."""
 
-import time
 
 import numpy as np
 import pytest
@@ -122,12 +121,3 @@ def test_missing_joints_leave_no_columns():
 
 
 @pytest.mark.slow
-def test_evaluation_is_fast_enough_for_a_solver():
-    model = random_model(np.random.default_rng(8), n_vertices=5000, n_identity=120, n_expression=60, dtype=np.float32)
-    subset = model.subset(np.arange(3000))
-    at = model.zero()
-    model.evaluate(at, subset)
-    start = time.process_time()
-    for _ in range(5):
-        model.evaluate(at, subset)
-    assert (time.process_time() - start) / 5 < 0.05
