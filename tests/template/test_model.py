@@ -118,6 +118,3 @@ def test_missing_joints_leave_no_columns():
     model = random_model(np.random.default_rng(7))
     subset = model.subset(np.arange(4), joints=("neck", "tail"))
     assert subset.joints == (1,)
-
-
-@pytest.mark.slow
