@@ -40,7 +40,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check --compact-diff Snakefile workflow
-	$(BIN)/snakemake --lint
+	$(BIN)/snakemake --lint --config scans=tests/workflow/scans.tsv
 
 reference: setup
 	$(BIN)/python -m workflow.reference

@@ -47,8 +47,8 @@ def _template_landmarks(template: Template) -> tuple[dict[int, Any], dict[int, f
     embedding = template.landmarks
     if len(embedding.index) == 0:
         raise TemplateError(
-            "the template has no landmark embedding; one was expected. Make it again with `python -m pipelines.template`."
-            f" Template {template.name}"
+            "the template has no landmark embedding; one was expected. "
+            f"Make it again with `python -m pipelines.template`. Template {template.name}"
         )
     points = embedding.by_index(template.model.v_template * MM_PER_METRE, template.faces)
     return points, {int(i): float(w) for i, w in zip(embedding.index, embedding.weight, strict=True)}

@@ -239,7 +239,7 @@ class FitProblem:
     def _positions(self, state: FitState, sample: "FitSample") -> Float[ndarray, "n 3"]:
         return state.T_metric_model.apply(self.model.positions(state.coefficients, sample.subset))
 
-    def _rows(self, full, positions, sample, pairs, step, fixed=False):  # noqa: ANN001, ANN202
+    def _rows(self, full, positions, sample, pairs, step, fixed=False):
         """Yield Jacobian rows, residuals and weights of each term."""
         if pairs is not None:
             data = slice(0, sample.n_data)
