@@ -2,11 +2,11 @@
 
     python -m benchmarks.known_truth --scans DIR --model MODEL --results RESULTS --template FOLDER
 
-DIR holds SUBJECT/EXPRESSION/truth.npz with `vertices` (metres, in the order of the head model MODEL). Where the template
-was made of the same model, or of some of its vertices, the error is the distance of each registered vertex to its true
-place. Every template is measured for consistency: a vertex registered to the neutral marks a place of the skin; the
-distance between where that place truly is in another expression and where the vertex was registered to there. Face
-region only. Synthetic scans: the heads are drawn from a linear model, which flatters a fit with that model.
+DIR holds SUBJECT/EXPRESSION/truth.npz with `vertices` (metres, in the order of the head model MODEL). Where the
+template was made of the same model, or of some of its vertices, the error is the distance of each registered vertex to
+its true place. Every template is measured for consistency: a vertex registered to the neutral marks a place of the
+skin; the distance between where that place truly is in another expression and where the vertex was registered to there.
+Face region only. Synthetic scans: the heads are drawn from a linear model, which flatters a fit with that model.
 """
 
 import argparse
