@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+from nphm_core.registration.lean_import import bare_packages
+
 N_LANDMARKS = 468
 """Points of the face mesh; the ten of the irises, which only the refined model gives, are left out."""
 
@@ -31,7 +33,8 @@ class FaceDetector:
         """
         # MediaPipe reports every graph it starts; keep warnings and errors.
         os.environ.setdefault("GLOG_minloglevel", "2")
-        from mediapipe.python.solutions.face_mesh import FaceMesh
+        with bare_packages("mediapipe", "mediapipe.python", "mediapipe.python.solutions", keep=True):
+            from mediapipe.python.solutions.face_mesh import FaceMesh
 
         self._mesh = FaceMesh(
             static_image_mode=True,

@@ -11,6 +11,7 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy import ndarray
 from nphm_core.geometry.rays import RayCaster
 from nphm_core.registration.cameras import Camera
 from nphm_core.registration.drawable import BACKGROUND, GREY, Drawable, light_of, texture_at, vertex_light
+from nphm_core.registration.lean_import import bare_packages
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +105,8 @@ class OpenGLRenderer:
     def __init__(self, drawable: Drawable, backend: Literal["egl", "osmesa"], width: int, height: int) -> None:
         # The platform is chosen when PyOpenGL is imported, and never again in this process.
         os.environ["PYOPENGL_PLATFORM"] = backend
-        import pyrender
-        import pyrender.renderer
-
-        _draw_one_sample_a_pixel(pyrender.renderer)
+        self._pyrender = _import_pyrender()
         self.backend: Backend = backend
-        self._pyrender = pyrender
         self._drawable = drawable
         # A corner of its own for every triangle where the texture needs it; shared vertices otherwise.
         self._soup = drawable.texture is not None
@@ -116,7 +114,7 @@ class OpenGLRenderer:
         self._positions = drawable.vertices[faces].reshape(-1, 3) if self._soup else drawable.vertices
         self._indices = np.arange(len(self._positions)).reshape(-1, 3) if self._soup else faces
         self._material = self._make_material()
-        self._renderer = pyrender.OffscreenRenderer(width, height)
+        self._renderer = self._pyrender.OffscreenRenderer(width, height)
 
     def _make_material(self) -> Any:
         p = self._pyrender
@@ -166,6 +164,34 @@ class OpenGLRenderer:
     def close(self) -> None:
         """Give the context back."""
         self._renderer.delete()
+
+
+def _import_pyrender() -> Any:
+    """Import what draws without a window, and neither pyrender's viewer nor all of trimesh."""
+    with bare_packages("pyrender", keep=True), bare_packages("trimesh"):
+        import pyrender.renderer
+        from pyrender.camera import IntrinsicsCamera
+        from pyrender.constants import RenderFlags
+        from pyrender.material import MetallicRoughnessMaterial
+        from pyrender.mesh import Mesh
+        from pyrender.offscreen import OffscreenRenderer
+        from pyrender.primitive import Primitive
+        from pyrender.sampler import Sampler
+        from pyrender.scene import Scene
+        from pyrender.texture import Texture
+
+    _draw_one_sample_a_pixel(pyrender.renderer)
+    return SimpleNamespace(
+        IntrinsicsCamera=IntrinsicsCamera,
+        MetallicRoughnessMaterial=MetallicRoughnessMaterial,
+        Mesh=Mesh,
+        OffscreenRenderer=OffscreenRenderer,
+        Primitive=Primitive,
+        RenderFlags=RenderFlags,
+        Sampler=Sampler,
+        Scene=Scene,
+        Texture=Texture,
+    )
 
 
 def _draw_one_sample_a_pixel(renderer_module: Any) -> None:
