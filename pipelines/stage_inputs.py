@@ -1,7 +1,7 @@
 """Reading what earlier stages wrote, for the stages that work in metric space (mm)."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -11,14 +11,19 @@ from nphm_core.errors import ScanFileError
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.io.files import read_json, read_npz
 from nphm_core.io.meshes import read_mesh, write_mesh
-from nphm_core.registration.flame_fit import ScanLandmarks
 from nphm_core.registration.scan_surface import ScanSurface, scan_surface
 from nphm_core.spaces import Similarity
 from pipelines.stage_command import Job
 
+if TYPE_CHECKING:
+    from nphm_core.registration.flame_fit import ScanLandmarks
 
-def read_landmarks(job: Job) -> tuple[ScanLandmarks, dict[str, Any]]:
+
+def read_landmarks(job: Job) -> "tuple[ScanLandmarks, dict[str, Any]]":
     """Read the scan's landmarks in mm, and all facts that `backproject` wrote with them."""
+    # Late: it loads the compiled kernels, half a second for stages that need none of them.
+    from nphm_core.registration.flame_fit import ScanLandmarks
+
     facts = read_json(job.folder / "landmarks3d.json")
     landmarks = ScanLandmarks(
         np.array(facts["index"], int),
