@@ -134,20 +134,20 @@ def choose_fills(scan: ClosedScan) -> ClosedScan:
     A large, uneven rim, such as that of a face without the back of its head, is often filled by a sheet in front of
     the surface. The winding number then calls the outside inside, and the open scan's winding number is better.
     """
-    first = replace(scan, sign_error=sign_error(scan))
-    fills = scan.faces[scan.n_scan_faces :]
+    n, fills = scan.n_scan_faces, scan.faces[scan.n_scan_faces :]
+    probes = _probes(scan)
+    # Winding numbers of parts of a surface add up: the scan's large part is looked at once.
+    of_scan, of_fills = _winding(scan, scan.faces[:n], probes), _winding(scan, fills, probes)
+    first = replace(scan, sign_error=_wrong_share(of_scan + of_fills))
     if first.sign_error <= _GOOD_SIGN_ERROR or not len(fills):
         return first
+    small = fills[_small_patches(scan.vertices, fills)]
     options = [first]
-    for keep, method in (
-        (_small_patches(scan.vertices, fills), "small holes filled"),
-        (np.zeros(len(fills), bool), "open"),
-    ):
-        if keep.all() or (method == "small holes filled" and not keep.any()):
-            continue
-        faces = np.concatenate([scan.faces[: scan.n_scan_faces], fills[keep]])
-        option = ClosedScan(scan.vertices, faces, scan.n_scan_faces, method)
-        options.append(replace(option, sign_error=sign_error(option)))
+    if 0 < len(small) < len(fills):
+        error = _wrong_share(of_scan + _winding(scan, small, probes))
+        faces = np.concatenate([scan.faces[:n], small])
+        options.append(ClosedScan(scan.vertices, faces, n, "small holes filled", error))
+    options.append(ClosedScan(scan.vertices, scan.faces[:n], n, "open", _wrong_share(of_scan)))
     # Of equals the one that is closed further.
     return min(options, key=lambda option: option.sign_error)
 
@@ -167,12 +167,24 @@ def sign_error(scan: ClosedScan) -> float:
 
     Probed one millimetre to both sides of triangles that are spread evenly over the area.
     """
+    return _wrong_share(_winding(scan, scan.faces, _probes(scan)))
+
+
+def _probes(scan: ClosedScan) -> Float[ndarray, "n 3"]:
+    """Give points outside of the scan's surface, and then as many inside."""
     measured = scan.faces[: scan.n_scan_faces]
     normals, areas = face_normals(scan.vertices, measured)
     along = np.cumsum(areas)
     picked = np.searchsorted(along, (np.arange(_N_PROBES) + 0.5) / _N_PROBES * along[-1])
     centres, offset = scan.vertices[measured[picked]].mean(axis=1), _PROBE_MM * normals[picked]
-    winding = WindingNumber(scan.vertices, scan.faces).at(np.concatenate([centres + offset, centres - offset]))
+    return np.concatenate([centres + offset, centres - offset])
+
+
+def _winding(scan: ClosedScan, faces: Int[ndarray, "m 3"], points: Float[ndarray, "n 3"]) -> Float[ndarray, " n"]:
+    return WindingNumber(scan.vertices, faces).at(points) if len(faces) else np.zeros(len(points))
+
+
+def _wrong_share(winding: Float[ndarray, " n"]) -> float:
     outside, inside = winding[:_N_PROBES], winding[_N_PROBES:]
     return float(((outside > 0.5 + _SURE) | (inside < 0.5 - _SURE)).mean())
 
