@@ -1,0 +1,146 @@
+"""CPU seconds of every stage for one scan, each stage a process of its own on one core, as the rules run them.
+
+    python -m benchmarks.stages --template FOLDER --out FOLDER [--scan FILE] [--unit UNIT]
+
+Without `--scan`, a synthetic head of about 300,000 triangles is made. Counted are user and system time of the process
+and its children, interpreter and imports included; *start* is the part outside of the
+stage's own work: interpreter, imports, and processes that it starts. All
+stages run twice and the second run counts: the first one compiles the kernels, as the set-up does. The solvers are
+timed in one process, without imports.
+"""
+
+import argparse
+import importlib
+import os
+import shutil
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+
+import numpy as np
+
+from benchmarks.stage_runs import children_cpu_s, print_table, run_stage
+from nphm_core.config import Config
+from nphm_core.geometry.mesh import Mesh
+from nphm_core.geometry.subdivision import loop_subdivision
+from nphm_core.io.files import read_json
+from nphm_core.io.meshes import read_mesh, read_scan
+from nphm_core.io.ply import write_ply
+from nphm_core.records import scan_folder
+from nphm_core.stages import STAGES
+from pipelines.stage_command import Job
+
+SCAN_ID = "one/neutral"
+N_TRIANGLES = 300_000
+_SOLVERS = {"flame_fit": ("fit_flame",), "arap": ("ScanTarget", "register_arap")}
+
+
+def synthetic_scan(out: Path, template: Path) -> Path:
+    """Make a scan with hair, holes and noise; its front is refined until it has the size that is asked for."""
+    from pipelines.demo_scans import main as make_scans
+
+    path = out / "made" / "scan.ply"
+    if path.is_file():
+        return path
+    if make_scans(["--out", str(out / "made"), "--template", str(template), "--subjects", "1", "--expressions", "1"]):
+        raise RuntimeError("the synthetic scan could not be made")
+    mesh = read_scan(out / "made" / "scans" / "s001" / "neutral.ply")
+    front = np.argsort(-mesh.vertices[mesh.faces].mean(axis=1)[:, 2])
+    chosen = np.zeros(mesh.n_faces, bool)
+    # A triangle cut in four adds three.
+    chosen[front[: (N_TRIANGLES - mesh.n_faces) // 3]] = True
+    step = loop_subdivision(mesh.faces, mesh.n_vertices, chosen)
+    write_ply(path, Mesh(step.matrix @ mesh.vertices, step.faces))
+    return path
+
+
+def time_stages(results: Path, table: Path, template: Path) -> list[tuple[str, float, float]]:
+    """Run every stage once; give its CPU seconds and those outside of its own work."""
+    shutil.rmtree(results, ignore_errors=True)
+    rows = []
+    for stage in STAGES:
+        before = children_cpu_s()
+        own_s = run_stage(stage, results, [SCAN_ID], table=table, template=template)[SCAN_ID]
+        record = read_json(scan_folder(results, SCAN_ID) / "stages" / f"{stage}.json")
+        if record["status"] != "ok":
+            raise RuntimeError(f"the stage {stage} {record['status']}: {record['reason']}")
+        total_s = children_cpu_s() - before
+        rows.append((stage, total_s, total_s - own_s))
+    return rows
+
+
+def time_solver(stage: str, results: Path, template: Path, out: Path) -> float:
+    """Give the CPU seconds of a stage's solver alone, with its search tree, as the better of two runs."""
+    module = importlib.import_module(f"pipelines.{stage}")
+    spent = _Stopwatch()
+    for name in _SOLVERS[stage]:
+        if hasattr(module, name):
+            setattr(module, name, spent.around(getattr(module, name)))
+    runs = []
+    for _ in range(2):
+        spent.seconds = 0.0
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        settings = getattr(Config(), stage)
+        module.process(Job(SCAN_ID, STAGES[stage], results, out, settings, 0, template, Namespace()))
+        runs.append(spent.seconds)
+    return min(runs)
+
+
+class _Stopwatch:
+    """Adds up the CPU time of wrapped calls."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            started = time.process_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.seconds += time.process_time() - started
+
+        return timed
+
+
+def main() -> int:
+    """Time everything and print the tables."""
+    options = _parser().parse_args()
+    out, template = Path(options.out).resolve(), Path(options.template).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    scan = Path(options.scan).resolve() if options.scan else synthetic_scan(out, template)
+    table = out / "scans.tsv"
+    subject, expression = SCAN_ID.split("/")
+    row = f"{subject}\t{expression}\tclosed\t{scan}\t{options.unit}"
+    table.write_text(f"subject\texpression\tneutral\tpath\tunit\n{row}\n")
+    time_stages(out / "first", table, template)
+    rows = time_stages(out / "timed", table, template)
+    mesh = read_scan(scan)
+    registered = read_mesh(scan_folder(out / "timed", SCAN_ID) / "registered.ply")
+    print(f"\n{mesh.n_faces:,} triangles in the scan, {registered.n_vertices:,} vertices in the registered mesh\n")
+    total = (sum(row[1] for row in rows), sum(row[2] for row in rows))
+    cells = [(name, f"{total_s:.2f}", f"{start_s:.2f}") for name, total_s, start_s in [*rows, ("all", *total)]]
+    print_table(("stage", "CPU s", "of it start"), cells)
+    print()
+    solvers = [(stage, f"{time_solver(stage, out / 'timed', template, out / 'solver'):.2f}") for stage in _SOLVERS]
+    print_table(("solver", "CPU s"), solvers)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
+    parser.add_argument("--template", required=True, help="folder of the template")
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--scan", help="scan to use in place of a synthetic one")
+    parser.add_argument("--unit", default="auto", help="unit of the scan (auto)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
