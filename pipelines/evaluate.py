@@ -131,7 +131,8 @@ def _draw(
         face=fine.regions["face"],
         distance=errors.distance,
         is_measured=errors.is_measured,
-        is_folded=errors.is_folded,
+        # The mouth's inside folds in the head model already; a dot on the lips would blame the registration.
+        is_folded=errors.is_folded & ~fine.regions["hidden"][registered.faces].all(axis=1),
         landmarks=landmarks.found,
         landmarks_registered=landmarks.registered,
         landmark_trusted=landmarks.weight >= TRUSTED_WEIGHT,
