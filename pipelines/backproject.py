@@ -22,6 +22,7 @@ def process(job: Job) -> dict[str, Any]:
     landmarks = ViewLandmarks.from_json(read_json(job.folder / "landmarks2d.json"))
     drawable = drawable_of(read_mesh(job.folder / "scan.ply"))
     points_mm, weight = _template_landmarks(job.template)
+    has_unit = job.row.get("unit") != "arbitrary"
     result = backproject(
         drawable,
         RayCaster(drawable.vertices, drawable.faces),
@@ -31,12 +32,16 @@ def process(job: Job) -> dict[str, Any]:
         weight,
         job.settings,
         declared_mm_per_unit=job.row.get("mm_per_unit"),
+        has_unit=has_unit,
     )
     facts = {"scan": job.scan_id, "space": "metric", "flip_faces": views.flip_faces, **result.to_json()}
     write_json(job.out / "landmarks3d.json", facts)
     warnings = []
-    if result.unit == "arbitrary":
-        warnings.append("no unit gives a human head: the scan got the size of the template's mean face")
+    if result.unit == "arbitrary" and has_unit:
+        warnings.append(
+            "no unit gives a human head: the scan got the size of the template's mean face. Set unit = arbitrary for it"
+            " in the scan table if it has none"
+        )
     if job.row.get("landmarks"):
         warnings.append("the landmark file of the scan table is not used yet: landmarks are the detector's")
     return {**result.quality, "warnings": warnings}

@@ -127,11 +127,13 @@ def backproject(
     settings: BackprojectConfig,
     *,
     declared_mm_per_unit: float | None = None,
+    has_unit: bool = True,
 ) -> ScanLandmarks3D:
     """Put the landmarks onto the scan, in mm.
 
     The template's landmarks are those of its mean head, by MediaPipe's numbers. A declared unit that gives no human
-    face raises ScanUnitError; a part of the face that is not on the scan raises LandmarkError.
+    face raises ScanUnitError; a part of the face that is not on the scan raises LandmarkError. Without `has_unit` the
+    face gets the template's size.
     """
     index = np.array([i for i in sorted(template_points_mm) if i not in CONTOUR and template_weight[i] > 0])
     rough_mm = EYE_DISTANCE_MM / landmarks.eye_distance
@@ -143,7 +145,7 @@ def backproject(
     target = np.array([template_points_mm[int(i)] for i in index[good]])
     weight = trust[good] * np.array([template_weight[int(i)] for i in index[good]])
     scan_units_per_mm = robust_alignment(target, found.points[good], weight, with_scale=True).scale
-    unit, mm_per_unit = choose_unit(scan_units_per_mm, declared_mm_per_unit)
+    unit, mm_per_unit = choose_unit(scan_units_per_mm, declared_mm_per_unit, has_unit=has_unit)
     points_mm = found.points[good] * mm_per_unit
     pose = robust_alignment(points_mm, target, weight, with_scale=False)
     off = np.linalg.norm(pose.apply(points_mm) - target, axis=1)
@@ -276,12 +278,16 @@ def robust_alignment(
     return fit
 
 
-def choose_unit(scan_units_per_mm: float, declared_mm_per_unit: float | None) -> tuple[str, float]:
+def choose_unit(
+    scan_units_per_mm: float, declared_mm_per_unit: float | None, *, has_unit: bool = True
+) -> tuple[str, float]:
     """Give the unit, and mm in one, in which a face has a human size.
 
-    `scan_units_per_mm` compares the scan with the template's face. Without a fitting unit it is `arbitrary`, and the
-    face is given the template's size.
+    `scan_units_per_mm` compares the scan with the template's face. Without a fitting unit, and where the scan is known
+    to have none, it is `arbitrary`, and the face is given the template's size.
     """
+    if not has_unit:
+        return "arbitrary", 1 / scan_units_per_mm
     low, high = SIZE_RANGE
     fitting = [unit for unit, mm in MM_PER_UNIT.items() if low <= scan_units_per_mm * mm <= high]
     if declared_mm_per_unit is not None:

@@ -114,6 +114,16 @@ def test_a_wrong_unit_fails_in_backproject_only(run):
     assert "unit = m" in records["backproject"]["reason"]
 
 
+def test_a_scan_without_a_unit_gets_the_templates_size(run, tmp_path):
+    head = _head()
+    records = run(head.with_vertices(head.vertices * 1.1), "arbitrary")
+    assert records["backproject"]["status"] == "ok", records["backproject"]
+    assert records["backproject"]["warnings"] == []
+    facts = read_json(tmp_path / "results" / "scans" / "anna" / "neutral" / "landmarks3d.json")
+    assert facts["unit"] == "arbitrary"
+    assert facts["mm_per_scan_unit"] == pytest.approx(1000 / 1.1, rel=0.02)
+
+
 @pytest.mark.slow
 def test_a_ball_fails_in_render_with_a_picture_and_blocks_the_rest(run, tmp_path):
     records = run(_ball())

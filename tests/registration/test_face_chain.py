@@ -236,6 +236,7 @@ def test_units_are_told_from_the_size_of_the_face():
         for size in (0.8, 1.0, 1.3):
             assert choose_unit(size / mm, None) == (unit, mm)
     assert choose_unit(1 / 60, None) == ("arbitrary", 60.0)
+    assert choose_unit(1.0, None, has_unit=False) == ("arbitrary", 1.0)
     assert choose_unit(1 / 1.2, 1.2) == ("declared", 1.2)
 
 
