@@ -1,7 +1,7 @@
 """One level of the template's hierarchy in the as-rigid-as-possible registration: its rest pose and one outer step."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from nphm_core.geometry.laplacian import corner_cotangents, edge_weights, neighbourhood
@@ -31,9 +31,13 @@ class RigidLevel:
         self._cotangents = corner_cotangents(self.rest, self.faces)
         self._rotations = np.tile(np.eye(3).ravel(), (len(rest), 1))
 
-    def stiffen(self, face_factors: Float[ndarray, " n_faces"]) -> None:
-        """Multiply the rigidity of each face."""
-        self._cotangents = self._cotangents * face_factors[:, None]
+    def stiffen(self, faces: Bool[ndarray, " n_faces"], factor: float) -> None:
+        """Multiply the rigidity of some faces, and turn the vertices at them back to how they were at rest.
+
+        A rotation that was fitted to a fold would keep the fold.
+        """
+        self._cotangents = np.where(faces[:, None], factor, 1.0) * self._cotangents
+        self._rotations[self.faces[faces].ravel()] = np.eye(3).ravel()
 
     def normals(self, vertices: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3"]:
         """Give area-weighted unit vertex normals."""
@@ -47,11 +51,13 @@ class RigidLevel:
         data: Correspondences,
         stiffness: float,
         *,
+        refit: bool = True,
         tolerance: float = _TOLERANCE,
         max_steps: int = _MAX_STEPS,
     ) -> tuple[Float[ndarray, "n 3"], int]:
         """Refit the rotations to `vertices`, then give the positions of least energy and the solver's steps."""
-        fit_rotations(self.rest, vertices, self.faces, self._cotangents, self._rotations, _ROTATION_STEPS)
+        if refit:
+            fit_rotations(self.rest, vertices, self.faces, self._cotangents, self._rotations, _ROTATION_STEPS)
         cotangents = stiffness * self._cotangents
         right, blocks = np.empty_like(self.rest), np.empty((len(self.rest), 6))
         rigid_right_hand_side(self.rest, self.faces, cotangents, self._rotations, right)

@@ -27,17 +27,24 @@ _REACH_MM = 4.0
 _CLEARANCE_MM = 0.05
 _OPENING_MM = 0.03
 """What a crossing does not give way to by itself is opened by this much more in every round."""
-_REORDERING = range(6, 10)
-"""Rounds that put rims in order again that have passed each other; the others push crossings apart."""
+_SURE_WEIGHT = 0.5
+_LOST_MM = 0.3
+_GENTLE = range(8)
+"""Rounds in which vertices that follow the scan closely stay with it: the hidden side of a lip gives way first."""
+_REORDERING = range(8, 12)
+"""Rounds that put rims in order again that have passed each other."""
+_PUSHING = range(12, 16)
+"""Rounds in which whatever crosses is pushed apart; then, folds alone are relaxed."""
 _ALONG_MM = 1.0
 _LOOSE_RINGS = 3
 _PUSH_WEIGHT = 10.0
-_ROUNDS = 16
+_ROUNDS = 18
 _PASSES = 2
 _RINGS = 10
 """Triangles around a fault that may move with it."""
 _HOLD_WEIGHT = 1000.0
-_FLIP_STIFFNESS = 3.0
+_FLIP_STIFFNESS = 4.0
+_MOST_RINGS = 4
 # A fold: neighbours at more than 115 degrees, and 40 degrees more than in the rest pose.
 _FOLD_RAD, _FOLD_MORE_RAD = np.radians(115.0), np.radians(40.0)
 
@@ -57,6 +64,13 @@ class Repaired:
     """Triangles that have flipped or cross."""
     crossings: tuple[Int[ndarray, "n_pairs 2"], ...]
     """The crossing pairs of triangles, for each pair of rims."""
+    n_lost: int
+    """Vertices that followed the scan closely before the repair, and no longer do."""
+
+    @property
+    def badness(self) -> int:
+        """Tell which of two states is better: crossings mostly hide within the mouth, the other two can be seen."""
+        return 100 * self.n_flipped + self.n_lost + self.n_crossed
 
 
 def repair(
@@ -67,53 +81,63 @@ def repair(
     pairs: Sequence[RimPair],
 ) -> Repaired:
     """Relax a registered mesh around what crosses or has flipped; nothing else moves."""
-    neighbours = _face_neighbours(level)
-    state = _judged(level, vertices, data, neighbours, pairs)
+    whole = _Patch(level, data, np.zeros(len(vertices), bool), pairs)
+    state = _judged(whole, vertices, data)
     for _ in range(_PASSES):
+        before = state.badness
         if not state.faults.any():
             break
-        state = _relaxed_around(level, state, stiffness, neighbours, pairs)
+        state = _relaxed_around(whole, state, stiffness)
+        if state.badness > before // 2:
+            break
     return state
 
 
-def _judged(
-    level: RigidLevel, vertices: ndarray, data: Correspondences, neighbours: ndarray, pairs: Sequence[RimPair]
-) -> Repaired:
-    faults = flipped_faces(vertices, level.rest, level.faces, neighbours)
+class _Patch:
+    """A part of the mesh, or all of it, and what is to be preserved of it."""
+
+    def __init__(self, level: RigidLevel, data: Correspondences, held: ndarray, pairs: Sequence[RimPair]) -> None:
+        self.level = level
+        self.original = data
+        self.free = ~held
+        self.sure = (data.weights > _SURE_WEIGHT) & self.free
+        self.pairs = pairs
+        self.neighbours = _face_neighbours(level)
+
+    def part(self, faces: Bool[ndarray, " n_faces"], pairs: Sequence[RimPair]) -> "tuple[_Patch, ndarray]":
+        """Give the part with some faces, its border held, and its vertices' numbers."""
+        index, corners = np.unique(self.level.faces[faces], return_inverse=True)
+        held = np.zeros(len(self.free), bool)
+        held[self.level.faces[~faces]] = True
+        level = RigidLevel(self.level.rest[index], corners.reshape(-1, 3))
+        parts = [pair.part(index) for pair in pairs]
+        return _Patch(level, self.original.at(index), held[index], parts), index
+
+
+def _judged(patch: _Patch, vertices: ndarray, data: Correspondences) -> Repaired:
+    level = patch.level
+    faults = flipped_faces(vertices, level.rest, level.faces, patch.neighbours)
     n_flipped = int(faults.sum())
-    crossings = tuple(crossing_faces(vertices, level.faces, pair) for pair in pairs)
+    crossings = tuple(crossing_faces(vertices, level.faces, pair) for pair in patch.pairs)
     for crossing in crossings:
         faults[crossing.ravel()] = True
-    return Repaired(vertices, data, n_flipped, sum(len(c) for c in crossings), faults, crossings)
+    along = ((vertices - patch.original.points) * patch.original.normals).sum(1)
+    n_lost = int((patch.sure & (np.abs(along) > _LOST_MM)).sum())
+    return Repaired(vertices, data, n_flipped, sum(len(c) for c in crossings), faults, crossings, n_lost)
 
 
-def _relaxed_around(
-    level: RigidLevel, state: Repaired, stiffness: float, neighbours: ndarray, pairs: Sequence[RimPair]
-) -> Repaired:
+def _relaxed_around(whole: _Patch, state: Repaired, stiffness: float) -> Repaired:
     wrong = state.faults
     for _ in range(_RINGS):
-        wrong = _grown(wrong, level.faces, len(state.vertices))
-    part, corners = np.unique(level.faces[wrong], return_inverse=True)
-    held = np.zeros(len(state.vertices), bool)
-    held[level.faces[~wrong]] = True
-    patch = _Patch(level, part, corners.reshape(-1, 3), held[part], pairs)
-    start, free = state.vertices[part], ~patch.held
-    relaxed = _relaxed(patch, start, _held(state.data.at(part), start, patch.held), stiffness)
-    vertices, weights = np.array(state.vertices), np.array(state.data.weights)
-    vertices[part], weights[part[free]] = relaxed.vertices, relaxed.data.weights[free]
-    return _judged(level, vertices, replace(state.data, weights=weights), neighbours, pairs)
-
-
-class _Patch:
-    """A part of the mesh, whose border is held."""
-
-    def __init__(
-        self, level: RigidLevel, part: ndarray, faces: ndarray, held: ndarray, pairs: Sequence[RimPair]
-    ) -> None:
-        self.level = RigidLevel(level.rest[part], faces)
-        self.held = held
-        self.pairs = [pair.part(part) for pair in pairs]
-        self.neighbours = _face_neighbours(self.level)
+        wrong = _grown(wrong, whole.level.faces, len(state.vertices))
+    crossed = [pair for pair, crossing in zip(whole.pairs, state.crossings, strict=True) if len(crossing)]
+    patch, index = whole.part(wrong, crossed)
+    start = state.vertices[index]
+    relaxed = _relaxed(patch, start, _held(state.data.at(index), start, ~patch.free), stiffness)
+    vertices = np.array(state.vertices)
+    vertices[index] = relaxed.vertices
+    data = state.data.with_others(index[patch.free], relaxed.data.at(np.flatnonzero(patch.free)))
+    return _judged(whole, vertices, data)
 
 
 def _held(data: Correspondences, vertices: ndarray, held: ndarray) -> Correspondences:
@@ -127,26 +151,49 @@ def _held(data: Correspondences, vertices: ndarray, held: ndarray) -> Correspond
 def _relaxed(patch: _Patch, vertices: ndarray, data: Correspondences, stiffness: float) -> Repaired:
     level = patch.level
     touched = np.zeros(len(level.faces), bool)
-    best = state = _judged(level, vertices, data, patch.neighbours, patch.pairs)
+    best = state = _judged(patch, vertices, data)
     for round_ in range(_ROUNDS + 1):
-        if state.n_flipped + state.n_crossed < best.n_flipped + best.n_crossed:
+        if state.badness < best.badness:
             best = state
         if round_ == _ROUNDS or not state.faults.any():
             break
         for pair, crossing in zip(patch.pairs, state.crossings, strict=True):
-            if len(crossing) and round_ in _REORDERING:
-                data = _reordered(data, vertices, level.faces, pair, crossing, ~patch.held)
-            elif len(crossing):
-                data = _pushed(data, vertices, level.faces, pair, crossing, ~patch.held, _OPENING_MM * (round_ % 8))
+            if len(crossing):
+                data = _apart(patch, data, vertices, pair, crossing, round_)
         if state.n_flipped:
-            flipped = flipped_faces(vertices, level.rest, level.faces, patch.neighbours)
-            touched = _grown(touched | flipped, level.faces, len(vertices))
-            level.stiffen(np.where(touched, _FLIP_STIFFNESS, 1.0))
-            data = _without(data, touched, level.faces, ~patch.held)
-        for _ in range(2):
-            vertices, _ = level.solve(vertices, data, stiffness)
-        state = _judged(level, vertices, data, patch.neighbours, patch.pairs)
+            fresh = _around_folds(patch, vertices, round_) & ~touched
+            touched |= fresh
+            level.stiffen(fresh, _FLIP_STIFFNESS)
+            data = _without(data, touched, level.faces, patch.free)
+        for refit in (not state.n_flipped, True):
+            vertices, _ = level.solve(vertices, data, stiffness, refit=refit)
+        state = _judged(patch, vertices, data)
     return best
+
+
+def _around_folds(patch: _Patch, vertices: ndarray, round_: int) -> ndarray:
+    """Mark the faces around folds; the later the round, the more of them."""
+    out = flipped_faces(vertices, patch.level.rest, patch.level.faces, patch.neighbours)
+    for _ in range(1 + min(round_, _MOST_RINGS)):
+        out = _grown(out, patch.level.faces, len(vertices))
+    return out
+
+
+def _apart(
+    patch: _Patch, data: Correspondences, vertices: ndarray, pair: RimPair, crossing: ndarray, round_: int
+) -> Correspondences:
+    """Give the data that move a crossing apart: more and more firmly, as the rounds go on."""
+    faces = patch.level.faces
+    if round_ in _GENTLE:
+        # The other side stays, so these go the whole way.
+        opening_mm = _OPENING_MM * (round_ - _GENTLE.start)
+        return _pushed(data, vertices, faces, pair, crossing, patch.free & ~patch.sure, opening_mm, share=1.0)
+    if round_ in _REORDERING:
+        return _reordered(data, vertices, faces, pair, crossing, patch.free)
+    if round_ in _PUSHING:
+        opening_mm = _OPENING_MM * (round_ - _PUSHING.start)
+        return _pushed(data, vertices, faces, pair, crossing, patch.free, opening_mm, share=0.5)
+    return data
 
 
 def flipped_faces(
@@ -210,6 +257,8 @@ def _pushed(
     crossing: ndarray,
     free: ndarray,
     opening_mm: float,
+    *,
+    share: float,
 ) -> Correspondences:
     """Push what lies behind the other side out of it."""
     depth, normal = crossing_depths(vertices, faces, pair)
@@ -224,7 +273,7 @@ def _pushed(
         chosen[near[behind[near]]] = True
     chosen &= free
     side = np.where(pair.upper > pair.lower, opening_mm, -opening_mm)[:, None]
-    away = side * pair.opening(vertices) + ((0.5 * depth + _CLEARANCE_MM) * behind)[:, None] * normal
+    away = side * pair.opening(vertices) + ((share * depth + _CLEARANCE_MM) * behind)[:, None] * normal
     return _moved(data, vertices, away, chosen & (np.abs(away).sum(1) > 0), chosen)
 
 

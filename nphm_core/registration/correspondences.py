@@ -18,6 +18,7 @@ from nphm_core.registration.scan_surface import ScanSurface
 
 _BORDER_REACH_MM = 3.0
 """Beyond this distance along the surface, a border's or a point's plane is not continued."""
+_CLOUD_NEIGHBOURS = 12
 _BARE_FROM = 0.7
 _HAIR_MM = 3.0
 """Where hair may grow, a scan this far outside the rest pose is hair."""
@@ -50,6 +51,13 @@ class Correspondences:
         """Give those of some vertices."""
         return Correspondences(*(getattr(self, field.name)[index] for field in fields(self)))
 
+    def with_others(self, index: Int[ndarray, " m"], others: "Correspondences") -> "Correspondences":
+        """Give these with some vertices' replaced."""
+        out = Correspondences(*(np.array(getattr(self, field.name)) for field in fields(self)))
+        for field in fields(self):
+            getattr(out, field.name)[index] = getattr(others, field.name)
+        return out
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -65,13 +73,19 @@ class ScanTarget:
     """A scan with its search tree."""
 
     def __init__(self, scan: ScanSurface, closest: ClosestPoints | None = None) -> None:
-        """Take a tree that was built from the same vertices and faces, or build it."""
-        self._closest = closest if closest is not None else ClosestPoints(scan.vertices, scan.faces)
+        """Take a tree that was built from the same vertices and faces, or build it.
+
+        A point cloud is smoothed first: single points carry the scanner's noise, which a mesh has averaged.
+        """
         self._is_cloud = len(scan.faces) == 0
+        points, normals = scan.vertices, scan.normals
+        if self._is_cloud:
+            points, normals = smoothed_cloud(points, normals)
+        self._closest = closest if closest is not None else ClosestPoints(points, scan.faces)
         n = len(scan.vertices)
         corners = np.repeat(np.arange(n)[:, None], 3, axis=1) if self._is_cloud else scan.faces
         self._corners = np.ascontiguousarray(corners, np.int64)
-        self._normals = np.ascontiguousarray(scan.normals, float)
+        self._normals = np.ascontiguousarray(normals, float)
         self._border = np.ascontiguousarray(scan.border, bool)
         # Half bare is hair: its edge would pull the forehead outwards.
         self._bare = np.clip((np.asarray(scan.bare, float) - _BARE_FROM) / (1 - _BARE_FROM), 0, 1)
@@ -108,6 +122,26 @@ def border_hits(
     """Mark closest points that lie on a border edge or vertex; without a face: not marked."""
     inner = np.where(border[faces[np.maximum(face, 0)]], 0.0, barycentric).sum(1)
     return (inner < 1e-4) & (face >= 0)
+
+
+def smoothed_cloud(points: Float[ndarray, "n 3"], normals: Float[ndarray, "n 3"]) -> tuple[ndarray, ndarray]:
+    """Move points along their normals to the surface that their neighbours lie on; average the normals."""
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(points)
+    distance, near = tree.query(points, k=min(_CLOUD_NEIGHBOURS, len(points)))
+    if near.ndim == 1:
+        return points, normals
+    weight = np.exp(-0.5 * (distance / np.maximum(distance[:, -1:] / 2, 1e-9)) ** 2)
+    # Neighbours beyond an edge or on the other side do not count.
+    weight *= np.maximum((normals[near] * normals[:, None]).sum(2), 0)
+    weight /= weight.sum(1, keepdims=True)
+    smooth = (weight[:, :, None] * normals[near]).sum(1)
+    smooth /= np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-12)
+    # On a curved surface the neighbours lie under the point's plane as far as the point lies under theirs.
+    both = 0.5 * (smooth[:, None] + normals[near])
+    height = (weight * ((points[near] - points[:, None]) * both).sum(2)).sum(1)
+    return points + height[:, None] * smooth, smooth
 
 
 @njit(cache=True, nogil=True)

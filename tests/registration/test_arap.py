@@ -9,7 +9,7 @@ from nphm_core.geometry.subdivision import loop_subdivision, subdivide_surface, 
 from nphm_core.registration.arap import register_arap, trust_of_regions
 from nphm_core.registration.arap_level import RigidLevel
 from nphm_core.registration.arap_repair import crossing_depths, crossing_faces, repair
-from nphm_core.registration.correspondences import Correspondences, ScanTarget, Trust
+from nphm_core.registration.correspondences import Correspondences, ScanTarget, Trust, smoothed_cloud
 from nphm_core.registration.rims import RimPair, rim_pairs
 from nphm_core.registration.scan_surface import ScanSurface
 
@@ -274,6 +274,31 @@ def test_eyelids_are_told_apart_by_the_line_through_the_corners():
     assert (pair.upper[:24][top] == 1).all()
     assert (pair.lower[:24][bottom] == 1).all()
     assert not (pair.upper * pair.lower).any()
+
+
+def test_rims_that_have_passed_each_other_overlap_by_the_distance_between_them():
+    angle = np.linspace(0, np.pi, 30)
+    arc = np.stack([15 * np.cos(angle), 6 * np.sin(angle), np.zeros(30)], axis=1)
+    neutral = np.concatenate([arc, arc * [1, -1, 1]])
+    upper = (np.arange(60) < 30).astype(float)
+    pair = RimPair(upper, 1 - upper, upper, 1 - upper, neutral)
+    opening = pair.opening(neutral)
+    assert np.allclose(opening, [0, 1, 0], atol=1e-12)
+    assert not pair.overlaps(neutral, opening)[[15, 45]].any()
+    # The upper lid comes down 14 mm: 2 mm beyond the lower one in the middle.
+    closed = neutral - np.outer(upper, [0, 14.0, 0])
+    assert np.abs(pair.overlaps(closed, opening)[[15, 45]] - 2.0).max() < 0.15
+
+
+def test_a_noisy_cloud_is_smoothed_towards_its_surface():
+    vertices, faces = bumpy_sphere(5)
+    normals = vertex_normals(vertices, faces)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.3, (len(vertices), 1))
+    points, smooth = smoothed_cloud(vertices + noise * normals, normals)
+    distance = np.abs(((points - vertices) * normals).sum(1))
+    assert np.median(distance) < 0.6 * np.median(np.abs(noise))
+    assert np.abs(np.linalg.norm(smooth, axis=1) - 1).max() < 1e-9
 
 
 def test_loose_parts_follow_their_surroundings(body):
