@@ -39,7 +39,7 @@ def main() -> None:
     for stage in ("flame_fit", "arap"):
         found = _registered(options.results, options.scans, template, stage)
         print(f"== {stage}: {len(found)} scans registered")
-        rows = _shared_vertices(template, model)
+        rows = shared_vertices(template, model)
         if rows is not None:
             _print_errors(found, rows, template)
         _print_consistency(found, model, template, options.neutral)
@@ -61,7 +61,7 @@ def _registered(results: Path, scans: Path, template: Template, stage: str) -> d
     return found
 
 
-def _shared_vertices(template: Template, model: HeadModel) -> ndarray | None:
+def shared_vertices(template: Template, model: HeadModel) -> ndarray | None:
     """Give for each template vertex the model's vertex at the same place; None if they are different heads."""
     from scipy.spatial import cKDTree
 
