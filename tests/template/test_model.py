@@ -1,6 +1,5 @@
 """The linear head model: posing and its derivatives."""
 
-
 import numpy as np
 import pytest
 
