@@ -1,16 +1,19 @@
 """Register the refined template to the scan, as rigidly as possible, with the head model's parameters fixed."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nphm_core.config import SubdivideConfig
+from nphm_core.evaluation.fine_template import fine_template
 from nphm_core.io.files import read_npz, write_npz
 from nphm_core.io.meshes import read_facts, read_mesh
 from nphm_core.registration.arap import ArapResult, register_arap, trust_of_regions
 from nphm_core.registration.correspondences import ScanTarget
 from nphm_core.registration.rims import rim_pairs
 from nphm_core.registration.subdivide import template_hierarchy
+from nphm_core.registration.unfold import unfold
 from pipelines.stage_command import Job, stage_command
 from pipelines.stage_inputs import read_scan_surface, write_template_mesh
 
@@ -20,20 +23,29 @@ def process(job: Job) -> dict[str, Any]:
     template, path = job.template, job.folder / "subdivided.ply"
     rest = read_mesh(path, template_hash=template.hash)
     facts = {key: read_facts(path)[key] for key in ("levels", "region")}
+    refinement = SubdivideConfig(**facts)
     scan = read_scan_surface(job)
     result = register_arap(
         rest.vertices,
         template.faces,
-        template_hierarchy(template, SubdivideConfig(**facts)),
+        template_hierarchy(template, refinement),
         ScanTarget(scan),
         job.settings,
         trust=trust_of_regions(template.regions, template.n_vertices),
         pairs=rim_pairs(template.model.v_template * 1000.0, template.faces, template.regions),
     )
+    result = _unfolded(job, result, rest.faces, refinement)
     write_template_mesh(job, "registered.ply", result.vertices, rest.faces, facts)
     weights = {"weight": result.weights.astype(np.float32), "distance_mm": result.distances_mm.astype(np.float32)}
     write_npz(job.out / "registered_weights.npz", weights)
     return _metrics(job, result)
+
+
+def _unfolded(job: Job, result: ArapResult, faces: np.ndarray, refinement: SubdivideConfig) -> ArapResult:
+    """Take out folds of the face that the template does not have; the linear fit brings some to the eyelids."""
+    own = fine_template(job.template, refinement)
+    vertices, moved = unfold(result.vertices, own.rest, faces, own.regions["face"])
+    return replace(result, vertices=vertices, weights=np.where(moved, 0.0, result.weights))
 
 
 def _metrics(job: Job, result: ArapResult) -> dict[str, Any]:
