@@ -10,7 +10,8 @@ once rotations, planes and weights are fixed; that system is solved without a ma
 import numpy as np
 from numba import njit
 
-_FAST = {"nnan", "nsz", "contract", "arcp", "reassoc"}
+# Not "reassoc": sums would be vectorised only where arrays do not lie close in memory, and results differ between runs.
+_FAST = {"nnan", "nsz", "contract", "arcp"}
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
