@@ -133,6 +133,138 @@ class EvaluateConfig(Section):
     colour_max_mm: float = Field(0.5, gt=0, description="distance at the end of the colour bar")
 
 
+class IdentityModelConfig(Section):
+    """Architecture of the identity field (NPHM, CVPR 2023)."""
+
+    kind: Literal["ensemble", "global"] = Field(
+        "ensemble", description="`ensemble` of local networks around anchors (NPHM), or one `global` network (NPM)"
+    )
+    n_global: int = Field(64, ge=1, description="length of the global identity code")
+    n_local: int = Field(32, ge=1, description="length of each anchor's local code")
+    n_hidden: int = Field(200, ge=8, description="width of the local networks")
+    n_hidden_anchors: int = Field(256, ge=8, description="width of the network that predicts the anchors")
+    n_layers: int = Field(5, ge=3, description="linear layers of the local networks")
+    share_mirrored: bool = Field(True, description="left and right of a pair of anchors share weights")
+    blend: Literal["softmax", "released"] = Field(
+        "softmax", description="`softmax` over the anchors and a background, or the `released` code's normaliser"
+    )
+    blend_variance: float = Field(0.01, gt=0, description="squared width of an anchor's Gaussian, canonical units")
+    background_distance_sq: float = Field(0.2, gt=0, description="squared distance at which the background takes over")
+    n_nearest: int = Field(8, ge=0, le=39, description="anchors evaluated at a point, with the background; 0 for all")
+    min_weight: float = Field(0.0, ge=0, lt=0.1, description="members with less blend weight are left out; 0 for none")
+    n_global_hidden: int = Field(1024, ge=8, description="width of the `global` network")
+    n_global_layers: int = Field(9, ge=3, description="linear layers of the `global` network")
+    n_global_code: int = Field(512, ge=1, description="length of the `global` network's code")
+
+
+class ExpressionModelConfig(Section):
+    """Architecture of the expression field."""
+
+    direction: Literal["forward", "backward"] = Field(
+        "forward", description="`forward` from canonical to posed space, or `backward` (MonoNPHM)"
+    )
+    n_expression: int = Field(200, ge=1, description="length of the expression code")
+    n_condition: int = Field(32, ge=1, description="length of the compressed identity")
+    n_ambient: int = Field(2, ge=0, description="ambient dimensions of the backward variant")
+    n_hidden: int = Field(512, ge=8, description="width of the network")
+    n_layers: int = Field(7, ge=3, description="linear layers of the network")
+    condition_noise: float = Field(0.005, ge=0, description="noise on the compressed identity in training")
+
+
+class OptimiserConfig(Section):
+    """AdamW on weights, sparse Adam on codes."""
+
+    learning_rate: float = Field(5e-4, gt=0, description="of the weights")
+    code_learning_rate: float = Field(1e-3, gt=0, description="of the codes")
+    weight_decay: float = Field(0.01, ge=0, description="of the weights")
+    decay_every: int = Field(40_000, ge=1, description="steps after which both rates are multiplied by decay_factor")
+    decay_factor: float = Field(0.5, gt=0, le=1, description="see decay_every")
+    clip_norm: float = Field(0.1, gt=0, description="largest norm of the gradient, of weights and codes each")
+    max_code_norm: float = Field(1.0, gt=0, description="longer codes are cut to this length")
+
+
+class TrainIdentityConfig(Section):
+    """Training of the identity field, the first stage."""
+
+    model: IdentityModelConfig = IdentityModelConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    n_steps: int = Field(120_000, ge=1, description="steps of the optimiser")
+    batch_subjects: int = Field(32, ge=1, description="subjects in a step")
+    n_face: int = Field(750, ge=1, description="surface points of the face, a subject and step")
+    n_rest: int = Field(50, ge=0, description="surface points elsewhere, a subject and step")
+    n_near: int = Field(800, ge=0, description="points near the surface, a subject and step")
+    n_far: int = Field(93, ge=0, description="points in the ball around the head, a subject and step")
+    weight_surface: float = Field(2.0, ge=0, description="of |sdf| on the surface")
+    weight_normals: float = Field(0.3, ge=0, description="of the gradient's distance from the normal")
+    weight_eikonal: float = Field(0.1, ge=0, description="of the gradient's distance from length one")
+    weight_space: float = Field(0.01, ge=0, description="of exp(-10 |sdf|) at far points")
+    weight_distance: float = Field(0.0, ge=0, description="of |sdf - stored sdf| at trusted near and far points")
+    weight_codes: float = Field(0.01, ge=0, description="of the squared length of the codes")
+    weight_anchors: float = Field(7.5, ge=0, description="of the anchors' squared distance from the registered ones")
+    weight_symmetry: float = Field(0.01, ge=0, description="of the distance between local codes of a pair")
+    code_spread: float = Field(0.1, gt=0, description="norm of the codes at the start")
+    validation_subjects: tuple[str, ...] = Field((), description="subjects whose codes are found with frozen weights")
+    precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products on a GPU")
+    checkpoint_every: int = Field(2_000, ge=1, description="steps between two states to resume from")
+    log_every: int = Field(50, ge=1, description="steps between two lines of the log")
+
+
+class TrainExpressionConfig(Section):
+    """Training of the expression field with the identity frozen, the second stage."""
+
+    model: ExpressionModelConfig = ExpressionModelConfig()
+    optimiser: OptimiserConfig = OptimiserConfig(
+        learning_rate=1e-4, code_learning_rate=5e-4, weight_decay=5e-4, decay_every=92_000, clip_norm=0.025
+    )
+    n_steps: int = Field(385_000, ge=1, description="steps of the optimiser")
+    batch_scans: int = Field(32, ge=1, description="scans in a step")
+    n_pairs: int = Field(1000, ge=1, description="pairs of corresponding points, a scan and step")
+    n_space: int = Field(100, ge=0, description="points in space without a correspondence, a scan and step")
+    weight_pairs: float = Field(100.0, ge=0, description="of the squared distance of corresponding points")
+    weight_codes: float = Field(5e-5, ge=0, description="of the squared length of the codes")
+    weight_zero: float = Field(5e-5, ge=0, description="of the squared deformation of points in space")
+    code_spread: float = Field(0.14, gt=0, description="norm of the codes at the start")
+    joint_steps: int = Field(0, ge=0, description="further steps that train both fields and all codes together")
+    precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products on a GPU")
+    checkpoint_every: int = Field(5_000, ge=1, description="steps between two states to resume from")
+    log_every: int = Field(100, ge=1, description="steps between two lines of the log")
+
+
+class TrainBaselinesConfig(Section):
+    """Baselines trained on the same subjects: PCA of the registered meshes, and NPM (one global DeepSDF)."""
+
+    pca_identity: int = Field(100, ge=1, description="identity components of the PCA, at most")
+    pca_expression: int = Field(50, ge=0, description="expression components of the PCA, at most")
+
+
+class FitConfig(Section):
+    """Codes and pose of a trained model from observed points."""
+
+    n_steps: int = Field(400, ge=1, description="steps of the optimiser, over all phases")
+    n_points: int = Field(2500, ge=1, description="observed points used in a step, a scan")
+    learning_rate: float = Field(0.01, gt=0, description="of codes at the start")
+    pose_learning_rate: float = Field(0.005, gt=0, description="of the similarity at the start")
+    weight_surface: float = Field(2.0, ge=0, description="of the robust |sdf| of observed points")
+    weight_normals: float = Field(0.05, ge=0, description="of the normals' disagreement, where points have normals")
+    weight_landmarks: float = Field(1.0, ge=0, description="of the landmarks' squared distance, where there are some")
+    weight_identity: float = Field(0.02, ge=0, description="of the identity code's Mahalanobis distance")
+    weight_expression: float = Field(0.01, ge=0, description="of the expression code's Mahalanobis distance")
+    weight_symmetry: float = Field(0.0, ge=0, description="of the distance between local codes of a pair")
+    robust_mm: float = Field(4.0, gt=0, description="scale of the Geman-McClure kernel at the end")
+    root_steps: int = Field(12, ge=1, description="iterations of the root finder, at most")
+    root_tolerance_mm: float = Field(0.01, gt=0, description="a root this near counts as found")
+    resolution: int = Field(256, ge=16, le=1024, description="cells along the longest side of the mesh's grid")
+
+
+class EvaluateModelConfig(Section):
+    """Measures of fitted heads against their scans."""
+
+    n_points: int = Field(250_000, ge=100, description="points compared, each way")
+    thresholds_mm: tuple[float, ...] = Field((1.0, 5.0), description="of the F-scores")
+    n_views: int = Field(10, ge=1, description="rendered views of the released protocol")
+    view_height: int = Field(1280, ge=64, description="rows of a view; columns are three quarters of it")
+
+
 class Config(Section):
     """All that a user may change."""
 
@@ -154,6 +286,11 @@ class Config(Section):
     sample_sdf: SampleSdfConfig = SampleSdfConfig()
     sample_delta: SampleDeltaConfig = SampleDeltaConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    train_identity: TrainIdentityConfig = TrainIdentityConfig()
+    train_expression: TrainExpressionConfig = TrainExpressionConfig()
+    train_baselines: TrainBaselinesConfig = TrainBaselinesConfig()
+    fit: FitConfig = FitConfig()
+    evaluate_model: EvaluateModelConfig = EvaluateModelConfig()
 
 
 def read_section(model: type[Section], data: dict[str, Any], where: str = "") -> Any:

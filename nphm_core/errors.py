@@ -54,3 +54,15 @@ class RegistrationError(NphmError):
 
 class SamplingError(NphmError):
     """Training samples cannot be drawn from these meshes."""
+
+
+class CheckpointError(NphmError):
+    """A trained model cannot be used: damaged, of an unknown kind, or of another template."""
+
+
+class TrainingError(NphmError):
+    """A model cannot be trained on these samples."""
+
+
+class FittingError(NphmError):
+    """No codes could be found that explain the observed points."""

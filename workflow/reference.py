@@ -25,13 +25,7 @@ def config_yaml() -> str:
     """Give config.yaml: every key with its default, under its description."""
     lines = ["# What a user may change, with the defaults. Delete a key to keep its default; unknown keys are errors."]
     lines += ["# Written by `python -m workflow.reference` from nphm_core/config.py.", ""]
-    for name, value, description in _entries(Config):
-        if isinstance(value, Section):
-            lines += ["", *_comment((type(value).__doc__ or "").strip()), f"{name}:"]
-            lines += [f"  {line}" for entry in _entries(type(value)) for line in _key(*entry, indent=2)]
-        else:
-            lines += _key(name, value, description)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_yaml(Config())]) + "\n"
 
 
 def config_schema() -> str:
@@ -42,10 +36,7 @@ def config_schema() -> str:
 def config_page() -> str:
     """Give the reference page of the settings."""
     lines = ["# Settings", "", "Written by `python -m workflow.reference` from `nphm_core/config.py`.", ""]
-    lines += ["## The whole run", "", *_table(Config)]
-    for name, value, _ in _entries(Config):
-        if isinstance(value, Section):
-            lines += ["", f"## `{name}`", "", (type(value).__doc__ or "").strip(), "", *_table(type(value))]
+    lines += ["## The whole run", "", *_table(Config()), *_pages(Config(), "")]
     return "\n".join(lines) + "\n"
 
 
@@ -57,23 +48,44 @@ DOCUMENTS = {
 """What is written from the settings, by path in the repository."""
 
 
-def _entries(section: type[Section]) -> Iterator[tuple[str, Any, str]]:
-    for name, field in section.model_fields.items():
-        yield name, field.get_default(call_default_factory=True), field.description or ""
+def _entries(section: Section) -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(section).model_fields.items():
+        yield name, getattr(section, name), field.description or ""
 
 
-def _key(name: str, value: Any, description: str, indent: int = 0) -> list[str]:
+def _yaml(section: Section) -> list[str]:
+    lines = []
+    for name, value, description in _entries(section):
+        if isinstance(value, Section):
+            inner = [f"  {line}" if line else "" for line in _yaml(value)]
+            lines += ["", *_comment((type(value).__doc__ or "").strip()), f"{name}:", *inner]
+        else:
+            lines += _key(name, value, description)
+    return lines
+
+
+def _pages(section: Section, prefix: str) -> list[str]:
+    lines = []
+    for name, value, _ in _entries(section):
+        if isinstance(value, Section):
+            lines += ["", f"## `{prefix}{name}`", "", (type(value).__doc__ or "").strip(), "", *_table(value)]
+            lines += _pages(value, f"{prefix}{name}.")
+    return lines
+
+
+def _key(name: str, value: Any, description: str) -> list[str]:
     # JSON is YAML; plain strings read better without quotes, and these are safe without.
     text = value if isinstance(value, str) else json.dumps(value)
-    return [*_comment(description, indent), f"{name}: {text}"]
+    return [*_comment(description), f"{name}: {text}"]
 
 
-def _comment(text: str, indent: int = 0) -> list[str]:
-    return textwrap.wrap(text, _WIDTH - indent, initial_indent="# ", subsequent_indent="# ")
+def _comment(text: str) -> list[str]:
+    # Room for two levels of indentation.
+    return textwrap.wrap(text, _WIDTH - 2, initial_indent="# ", subsequent_indent="# ")
 
 
-def _table(section: type[Section]) -> list[str]:
-    properties = section.model_json_schema()["properties"]
+def _table(section: Section) -> list[str]:
+    properties = type(section).model_json_schema()["properties"]
     rows = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
     for name, value, description in _entries(section):
         if not isinstance(value, Section):
