@@ -1,0 +1,1 @@
+"""Codes and pose of a trained model from observed points."""
