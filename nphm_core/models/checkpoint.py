@@ -40,7 +40,7 @@ class Architecture:
 def architecture_of(head: NeuralHead) -> Architecture:
     """Give the settings that a model was built with."""
     return Architecture(
-        head.identity.settings,  # type: ignore[arg-type]
+        head.identity.settings,
         None if head.expression is None else head.expression.settings,
     )
 
@@ -118,9 +118,7 @@ def model_card(config: dict[str, Any], n_numbers: int) -> str:
         "```",
         "",
     ]
-    for key in sorted(facts):
-        if not isinstance(facts[key], (dict, list)):
-            lines.append(f"- {key}: {facts[key]}")
+    lines += [f"- {key}: {facts[key]}" for key in sorted(facts) if not isinstance(facts[key], (dict, list))]
     return "\n".join(lines) + "\n"
 
 

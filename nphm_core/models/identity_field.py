@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nphm_core.config import IdentityModelConfig
-from nphm_core.models.blend import blend_members, choose_members
+from nphm_core.models.blend import Members, blend_members, choose_members
 from nphm_core.models.networks import FoldedCodes, RowGroups, StackedNetworks
 
 N_ANCHORS = 39
@@ -130,14 +130,16 @@ class EnsembleField(IdentityField):
         flip = self.member_flip[members.member]
         by_place = torch.cat([jacobian[:, 0, :3] * flip, jacobian[:, 0, 3:]], dim=1)
         sdf, gradient = blend_members(members, values[:, 0], by_place)
+        assert gradient is not None
         return sdf.unflatten(0, points.shape[:2]), gradient.unflatten(0, points.shape[:2])
 
-    def _prepare(self, points: Tensor, code: Tensor, ambient: Tensor | None):
-        n_heads, n_points = points.shape[:2]
+    def _prepare(
+        self, points: Tensor, code: Tensor, ambient: Tensor | None
+    ) -> tuple[Members, Tensor, FoldedCodes, RowGroups]:
         anchors = self.anchors(code)
         members = choose_members(points, anchors, self.settings, self.member_network, self.networks.n_networks)
         # The background member sees points as they are.
-        centres = torch.cat([anchors, anchors.new_zeros(n_heads, 1, 3)], dim=1).flatten(0, 1)
+        centres = torch.cat([anchors, anchors.new_zeros(len(anchors), 1, 3)], dim=1).flatten(0, 1)
         flat = points.flatten(0, 1)
         place = (flat[members.point] - centres[members.condition]) * self.member_flip[members.member]
         if self.n_ambient:

@@ -6,10 +6,11 @@ products with the weights are computed once a head and added as a bias: the netw
 instead of 99. Derivatives by the point are written out as ordinary operations next to the values: their own
 derivatives need one backward pass and no second graph. Rows are points of any heads, sorted by network.
 
-This is the core that a fused kernel can replace: `fold`, `values` and `values_and_jacobian` are all that the fields use.
+This is the core that a fused kernel can replace: the fields use `fold`, `values` and `values_and_jacobian` only.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -105,11 +106,8 @@ class StackedNetworks(nn.Module):
             by_pre = by_activation * slopes[layer]
             if layer == self.skip:
                 width = self.weights[layer].shape[2] - self.n_point - self.n_code
-                middle = self.weights[layer][:, :, width : width + self.n_point] * _HALF
-                by_point = _grouped(by_pre, middle.transpose(1, 2), groups.starts)
-                by_activation = _grouped(
-                    by_pre, self.weights[layer][:, :, :width].transpose(1, 2) * _HALF, groups.starts
-                )
+                weight = self.weights[layer][:, :, : width + self.n_point].transpose(1, 2) * _HALF
+                by_activation, by_point = _grouped(by_pre, weight, groups.starts).split([width, self.n_point], dim=1)
             elif layer:
                 by_activation = _grouped(by_pre, self.weights[layer].transpose(1, 2), groups.starts)
             else:
@@ -132,7 +130,7 @@ class StackedNetworks(nn.Module):
 
 
 def _counts(groups: RowGroups) -> list[tuple[int, int]]:
-    return [(k, b - a) for k, (a, b) in enumerate(zip(groups.starts, groups.starts[1:], strict=False))]
+    return [(k, b - a) for k, (a, b) in enumerate(pairwise(groups.starts))]
 
 
 def _with_code_bias(pre: Tensor, bias: Tensor, groups: RowGroups) -> Tensor:
@@ -149,11 +147,11 @@ class _GroupedLinear(torch.autograd.Function):
     """Multiply sorted rows with the weights of their network: one matrix product a network, none for empty ones."""
 
     @staticmethod
-    def forward(ctx, rows, weight, bias, starts):  # type: ignore[override]
+    def forward(ctx, rows, weight, bias, starts):
         ctx.save_for_backward(rows, weight)
         ctx.starts, ctx.has_bias = starts, bias is not None
         out = rows.new_empty(len(rows), weight.shape[1])
-        for k, (a, b) in enumerate(zip(starts, starts[1:], strict=False)):
+        for k, (a, b) in enumerate(pairwise(starts)):
             if a == b:
                 continue
             if bias is None:
@@ -164,14 +162,14 @@ class _GroupedLinear(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, by_out):  # type: ignore[override]
+    def backward(ctx, by_out):
         rows, weight = ctx.saved_tensors
         needs_rows, needs_weight, needs_bias, _ = ctx.needs_input_grad
         by_rows = torch.empty_like(rows) if needs_rows else None
         by_weight = torch.zeros_like(weight) if needs_weight else None
         by_bias = weight.new_zeros(weight.shape[:2]) if needs_bias and ctx.has_bias else None
         by_out = by_out.contiguous()
-        for k, (a, b) in enumerate(zip(ctx.starts, ctx.starts[1:], strict=False)):
+        for k, (a, b) in enumerate(pairwise(ctx.starts)):
             if a == b:
                 continue
             if by_rows is not None:

@@ -5,6 +5,7 @@ file is executed. The released networks blend with another normaliser and evalua
 imported model is set up to do the same, and may be set to the faster blend by its settings.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from nphm_core.errors import CheckpointError
 from nphm_core.io.files import atomic_write
 from nphm_core.models.expression_field import ExpressionField
 from nphm_core.models.identity_field import EnsembleField
-from nphm_core.models.neural_head import NeuralHead
 from nphm_core.models.networks import StackedNetworks
+from nphm_core.models.neural_head import NeuralHead
 
 _ENSEMBLE = "ensembled_deep_sdf"
 _ANCHORS = "mlp_pos"
@@ -144,7 +145,10 @@ def _load(path: Path) -> dict[str, Any]:
     import pickle
 
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of pickle protocols that PyTorch does not write itself; whatever it cannot read is refused below.
+            warnings.simplefilter("ignore")
+            stored = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
         raise _unusable(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     if not isinstance(stored, dict):
