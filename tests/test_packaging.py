@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nphm_core.config import Config, read_section
+from nphm_core.config import Config, Section, read_section
 from workflow.reference import DOCUMENTS
 
 STANDARD = set(sys.stdlib_module_names)
@@ -115,14 +115,18 @@ def test_config_yaml_holds_the_defaults_and_nothing_else(repository):
     assert set(data) == set(Config.model_fields)
 
 
+def settings_without_description(section: type[Section], where: str = "") -> list[str]:
+    bare = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            bare += settings_without_description(field.annotation, f"{where}{name}.")
+        elif not (field.description or "").strip():
+            bare.append(f"{where}{name}")
+    return bare
+
+
 def test_every_setting_is_described():
-    bare = [
-        f"{name}.{key}"
-        for name, field in Config.model_fields.items()
-        for key, inner in getattr(field.annotation, "model_fields", {"": field}).items()
-        if not (inner.description or "").strip()
-    ]
-    assert bare == []
+    assert settings_without_description(Config) == []
 
 
 def test_version_is_the_same_in_pyproject_and_citation(repository, project):
