@@ -2,6 +2,7 @@
 
 from snakemake.utils import min_version
 
+from workflow.model_planning import ModelPlan
 from workflow.planning import Plan, use_this_python
 
 min_version("9.27")
@@ -12,6 +13,7 @@ configfile: "config.yaml"
 
 use_this_python(workflow.basedir)
 plan = Plan(config, workflow, ancient)
+models = ModelPlan(plan)
 
 
 wildcard_constraints:
@@ -24,6 +26,8 @@ include: "workflow/rules/scans.smk"
 include: "workflow/rules/registration.smk"
 include: "workflow/rules/samples.smk"
 include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/fitting.smk"
 
 
 rule all:
@@ -34,6 +38,14 @@ rule all:
         plan.verdict,
     message:
         "Every scan has its verdict"
+
+
+rule model:
+    input:
+        models.heads,
+        models.evaluation if models.fits else [],
+    message:
+        "Every model is trained, and measured on the held-out subjects"
 
 
 onsuccess:

@@ -150,8 +150,8 @@ class IdentityModelConfig(Section):
     )
     blend_variance: float = Field(0.01, gt=0, description="squared width of an anchor's Gaussian, canonical units")
     background_distance_sq: float = Field(0.2, gt=0, description="squared distance at which the background takes over")
-    n_nearest: int = Field(8, ge=0, le=39, description="anchors evaluated at a point, with the background; 0 for all")
-    min_weight: float = Field(0.0, ge=0, lt=0.1, description="members with less blend weight are left out; 0 for none")
+    n_nearest: int = Field(0, ge=0, le=39, description="only so many anchors are evaluated at a point; 0 for all")
+    min_weight: float = Field(1e-3, ge=0, lt=0.1, description="members with less blend weight are not evaluated")
     n_global_hidden: int = Field(1024, ge=8, description="width of the `global` network")
     n_global_layers: int = Field(9, ge=3, description="linear layers of the `global` network")
     n_global_code: int = Field(512, ge=1, description="length of the `global` network's code")
@@ -273,6 +273,10 @@ class Config(Section):
     cache: str = Field(".cache", description="folder for what depends on the template only")
     seed: int = Field(0, ge=0, description="seed of everything random")
     canonical: Literal["open", "closed"] = Field("open", description="which neutral defines canonical space")
+    models: tuple[Literal["nphm", "npm", "pca"], ...] = Field(
+        ("nphm",), description="what the target `model` trains: `nphm`, and the baselines `npm` and `pca`"
+    )
+    held_out: tuple[str, ...] = Field((), description="subjects kept from training; `model` fits and measures them")
     max_failed_share: float = Field(1.0, ge=0, le=1, description="a run with more failed scans than this is an error")
     template: TemplateConfig = TemplateConfig()
     ingest: IngestConfig = IngestConfig()

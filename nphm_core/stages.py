@@ -108,6 +108,16 @@ _STAGES = (
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _STAGES}
 """The per-scan stages by name, in the order of the work."""
 
+MODEL_STAGES = {
+    "training_set": 1,
+    "train_identity": 1,
+    "train_expression": 1,
+    "train_baselines": 1,
+    "fit": 1,
+    "evaluate_model": 1,
+}
+"""Result versions of the stages that work on many scans at once, in the order of the work."""
+
 TEMPLATE_VERSION = 1
 """Raised by every change that alters what `pipelines.template` makes of a head model."""
 

@@ -88,7 +88,7 @@ def test_the_installed_packages_are_those_of_the_lock(lock):
     assert different == {}
 
 
-@pytest.mark.parametrize("kind", ["core", "face", "repair", "template"])
+@pytest.mark.parametrize("kind", ["core", "face", "repair", "template", "train"])
 def test_conda_environments_have_the_pins_of_the_lock(repository, lock, kind):
     environment = yaml.safe_load((repository / "envs" / f"{kind}.yaml").read_text())
     packages = environment["dependencies"][-1]["pip"]
