@@ -1,0 +1,95 @@
+"""Optimisers of weights and codes.
+
+Weights have AdamW. Codes have Adam with the semantics of PyTorch's SparseAdam on an embedding with a largest norm, as
+NPHM has it: only the rows of a batch, their moments included, change in a step, and the bias correction counts steps of
+the table. Written out here, because it then works on gradients that several processes have summed, and its state is
+three plain tensors. Gradients of weights and of codes are clipped by their norms, each for itself; no function here
+waits for the device.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nphm_core.config import OptimiserConfig
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+# What PyTorch's embedding and its clipping add to a norm before they divide by it.
+_RENORM_EPSILON, _CLIP_EPSILON = 1e-7, 1e-6
+
+
+def rate_at(rate: float, step: int, settings: OptimiserConfig) -> float:
+    """Give a learning rate after the decays up to a step."""
+    return rate * settings.decay_factor ** (step // settings.decay_every)
+
+
+def adamw(parameters: Iterable[nn.Parameter], settings: OptimiserConfig) -> torch.optim.AdamW:
+    """Make the optimiser of the weights, in one kernel where they lie on a GPU."""
+    chosen = [parameter for parameter in parameters if parameter.requires_grad]
+    on_gpu = all(parameter.is_cuda for parameter in chosen)
+    return torch.optim.AdamW(
+        chosen, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True if on_gpu else None
+    )
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def clip_(gradient: Float[Tensor, "..."], max_norm: float) -> None:
+    """Shorten a gradient in place to a largest norm."""
+    factor = max_norm / (gradient.norm() + _CLIP_EPSILON)
+    gradient.mul_(factor.clamp_max(1))
+
+
+class Codebook:
+    """The codes of all subjects or scans, and their optimiser."""
+
+    def __init__(self, codes: Float[Tensor, "n_rows n_code"], settings: OptimiserConfig) -> None:
+        """Take codes to start from; they are copied."""
+        self.codes = codes.detach().clone()
+        self._settings = settings
+        self._first, self._second = torch.zeros_like(self.codes), torch.zeros_like(self.codes)
+        self.steps = 0
+
+    @classmethod
+    def random(
+        cls, n_rows: int, n_code: int, spread: float, settings: OptimiserConfig, *, generator: torch.Generator
+    ) -> "Codebook":
+        """Start from normal codes whose expected length is `spread`, on the generator's device."""
+        codes = torch.randn((n_rows, n_code), generator=generator, device=generator.device)
+        return cls(codes * (spread / n_code**0.5), settings)
+
+    def lookup(self, rows: Int[Tensor, " n_batch"]) -> Float[Tensor, "n_batch n_code"]:
+        """Give codes as leaves of a new graph, after cutting those that are too long; rows must differ."""
+        codes = self.codes[rows]
+        norm = codes.norm(dim=1, keepdim=True)
+        limit = self._settings.max_code_norm
+        codes = torch.where(norm > limit, codes * (limit / (norm + _RENORM_EPSILON)), codes)
+        self.codes[rows] = codes
+        return codes.requires_grad_()
+
+    def update(self, rows: Int[Tensor, " n_batch"], gradient: Float[Tensor, "n_batch n_code"], rate: float) -> None:
+        """Move the codes of a batch against their gradient, which is clipped in place; rows must differ."""
+        clip_(gradient, self._settings.clip_norm)
+        self.steps += 1
+        first = torch.lerp(self._first[rows], gradient, 1 - _BETA1)
+        second = torch.lerp(self._second[rows], gradient.square(), 1 - _BETA2)
+        self._first[rows], self._second[rows] = first, second
+        size = rate * (1 - _BETA2**self.steps) ** 0.5 / (1 - _BETA1**self.steps)
+        self.codes[rows] = torch.addcdiv(self.codes[rows], first, second.sqrt() + _EPSILON, value=-size)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give everything that training goes on from."""
+        steps = torch.tensor(self.steps, dtype=torch.int64)
+        return {"codes": self.codes, "first": self._first, "second": self._second, "steps": steps}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state."""
+        for own, name in ((self.codes, "codes"), (self._first, "first"), (self._second, "second")):
+            own.copy_(state[name])
+        self.steps = int(state["steps"])
