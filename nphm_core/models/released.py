@@ -88,6 +88,7 @@ def _identity_field(weights: _Weights, n_code: int, mean_anchors: Tensor) -> Ens
         n_layers=n_layers,
         blend="released",
         n_nearest=0,
+        min_weight=0,
     )
     field = EnsembleField(settings, mean_anchors)
     if field.n_code != n_code:

@@ -21,7 +21,7 @@ def anchors() -> torch.Tensor:
 @pytest.fixture
 def small_identity() -> IdentityModelConfig:
     """A small ensemble that evaluates all members."""
-    return IdentityModelConfig(n_global=8, n_local=4, n_hidden=32, n_hidden_anchors=16, n_nearest=0)
+    return IdentityModelConfig(n_global=8, n_local=4, n_hidden=32, n_hidden_anchors=16, min_weight=0)
 
 
 @pytest.fixture
