@@ -17,7 +17,6 @@ import torch
 from nphm_core.models.blend import choose_members
 from nphm_core.models.checkpoint import from_pretrained
 from nphm_core.models.identity_field import EnsembleField
-from nphm_core.models.networks import RowGroups
 from nphm_core.models.released import read_released
 from nphm_core.spaces import MM_PER_CANONICAL_UNIT
 
@@ -91,9 +90,10 @@ def _sparse(field, points, code, chunk, full):
         chosen = choose_members(part[None], anchors, field.settings, network, field.networks.n_networks)
         everything = choose_members(part[None], anchors, full, network, field.networks.n_networks)
         kept = torch.zeros_like(everything.weights)
-        kept.view(-1)[chosen.point * kept.shape[1] + chosen.member] = 1
+        real = chosen.slot < chosen.weights.numel()
+        kept.view(-1)[chosen.point[real] * kept.shape[1] + chosen.member[real]] = 1
         left_out.append((everything.weights * (1 - kept)).sum(1))
-        rows += len(chosen.point)
+        rows += int(real.sum())
     return torch.cat(values), torch.cat(left_out), rows / len(points), seconds
 
 
@@ -102,10 +102,11 @@ def _spread(field: EnsembleField, points, code):
     everything = choose_members(
         points[None], field.anchors(code), field.settings, field.member_network, field.networks.n_networks
     )
-    members, place, folded, groups = field._prepare(points[None], code, None)
-    values = field.networks.values(place, folded, RowGroups(groups.starts, groups.condition))[:, 0]
-    table = torch.empty(everything.weights.shape, device=points.device)
-    table.view(-1)[members.slot] = values
+    members, place, folded = field._prepare(points[None], code, None)
+    values = field.networks.values(place, folded, members.groups)[:, 0]
+    table = torch.empty(everything.weights.numel() + 1, device=points.device)
+    table[members.slot] = values
+    table = table[:-1].view(everything.weights.shape)
     return table.amax(1) - table.amin(1)
 
 

@@ -8,10 +8,11 @@ the others' weights are normalised anew. Gradients of the weights are written ou
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nphm_core.config import IdentityModelConfig
+from nphm_core.models.networks import BLOCK_ROWS, RowGroups
 
 # What the released code adds to each distance, and to the sum of its weights.
 _RELEASED_DISTANCE = 1e-5
@@ -20,18 +21,18 @@ _RELEASED_SUM = 1e-6
 
 @dataclass(frozen=True)
 class Members:
-    """Rows of an evaluation: pairs of a point and a member, sorted by the member's network."""
+    """Rows of an evaluation: pairs of a point and a member, sorted by the member's network.
+
+    On a GPU each network's rows fill whole blocks; a row that only fills up repeats some point.
+    """
 
     point: Int[Tensor, " n_rows"]
     """Point of each row, counted over all heads."""
     member: Int[Tensor, " n_rows"]
     """In [0, 40); 39 is the background."""
-    condition: Int[Tensor, " n_rows"]
-    """Head times 40 plus member."""
     slot: Int[Tensor, " n_rows"]
-    """Place of each row in the table of weights, as one number."""
-    starts: tuple[int, ...]
-    """First row of each network, and the number of rows."""
+    """Place of each row in the table of weights, as one number; one beyond the table for a row that fills up."""
+    groups: RowGroups
     weights: Float[Tensor, "n_all_points n_slots"]
     """Blend weights; zero where a slot is not used."""
     by_logit: Float[Tensor, "n_all_points n_slots 3"] | None
@@ -82,8 +83,11 @@ def blend_members(
 
 
 def _offsets(points: Tensor, anchors: Tensor, nearest: Tensor) -> Float[Tensor, "n_heads n_points n_nearest 3"]:
-    head = torch.arange(len(points), device=points.device)[:, None, None]
-    return points[:, :, None] - anchors[head, nearest]
+    n_heads, n_points, n_nearest = nearest.shape
+    if n_nearest == anchors.shape[1]:
+        return points[:, :, None] - anchors[:, None]
+    index = nearest.flatten(1)[..., None].expand(-1, -1, 3)
+    return points[:, :, None] - anchors.gather(1, index).view(n_heads, n_points, n_nearest, 3)
 
 
 def _blend_weights(
@@ -117,29 +121,47 @@ def _sorted_rows(
     n_networks: int,
 ) -> Members:
     n_heads, n_points, n_slots = chosen.shape
-    member = chosen.flatten()
+    member, n_members = chosen.flatten(), len(member_network)
     slot = torch.arange(len(member), device=chosen.device) if used is None else used.flatten().nonzero()[:, 0]
-    member = member[slot]
-    n_members = len(member_network)
-    condition = slot // (n_points * n_slots) * n_members + member
     # Rows of one code lie together as well: their biases are read, and the biases' gradients written, in order.
-    key = member_network[member] * (n_heads * n_members) + condition
-    order = key.argsort(stable=True)
-    slot, member, condition = slot[order], member[order], condition[order]
+    head = slot // (n_points * n_slots)
+    member = member.index_select(0, slot)
+    order = (member_network[member] * (n_heads * n_members) + head * n_members + member).argsort(stable=True)
+    slot, member, head = slot[order], member[order], head[order]
     counts = torch.bincount(member_network[member], minlength=n_networks)
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).tolist()
+    starts, blocks = (), None
+    point = slot // n_slots
+    if chosen.is_cuda:
+        source, is_filler, blocks = _filled_blocks(counts)
+        point, member, head = point[source], member[source], head[source]
+        slot = torch.where(is_filler, chosen.numel(), slot[source])
+    else:
+        starts = tuple(torch.cat([counts.new_zeros(1), counts.cumsum(0)]).tolist())
     return Members(
-        point=slot // n_slots,
+        point=point,
         member=member,
-        condition=condition,
         slot=slot,
-        starts=tuple(starts),
+        groups=RowGroups(starts, head * n_members + member, blocks),
         weights=weights.flatten(0, 1),
         by_logit=by_logit.flatten(0, 1),
     )
 
 
+def _filled_blocks(
+    counts: Int[Tensor, " n_networks"],
+) -> tuple[Int[Tensor, " n_filled"], Bool[Tensor, " n_filled"], Int[Tensor, " n_blocks"]]:
+    """Give the sorted row that stands at each row of whole blocks, whether it only fills up, and blocks' networks."""
+    n_blocks = (counts + BLOCK_ROWS - 1) // BLOCK_ROWS
+    blocks = torch.repeat_interleave(n_blocks)
+    first_block, first_row = n_blocks.cumsum(0) - n_blocks, counts.cumsum(0) - counts
+    inner = (torch.arange(len(blocks), device=counts.device) - first_block[blocks]) * BLOCK_ROWS
+    row = inner[:, None] + torch.arange(BLOCK_ROWS, device=counts.device)
+    is_filler = row >= counts[blocks][:, None]
+    source = first_row[blocks][:, None] + torch.minimum(row, counts[blocks][:, None] - 1)
+    return source.flatten(), is_filler.flatten(), blocks
+
+
 def _spread(rows: Tensor, members: Members, weights: Tensor) -> Float[Tensor, "n_all_points n_slots n_columns"]:
     """Put the rows back to their points; slots that were not evaluated hold zero."""
-    table = rows.new_zeros(weights.numel(), rows.shape[1])
-    return table.index_put((members.slot,), rows).unflatten(0, weights.shape)
+    table = rows.new_zeros(weights.numel() + 1, rows.shape[1])
+    return table.index_put((members.slot,), rows)[:-1].unflatten(0, weights.shape)

@@ -114,8 +114,8 @@ class EnsembleField(IdentityField):
         ambient: Float[Tensor, "n_heads n_points n_ambient"] | None = None,
     ) -> Float[Tensor, "n_heads n_points"]:
         """Give signed distances."""
-        members, rows, folded, groups = self._prepare(points, code, ambient)
-        values = self.networks.values(rows, folded, groups)
+        members, rows, folded = self._prepare(points, code, ambient)
+        values = self.networks.values(rows, folded, members.groups)
         return blend_members(members, values[:, 0], None)[0].unflatten(0, points.shape[:2])
 
     def sdf_and_gradient(
@@ -125,31 +125,32 @@ class EnsembleField(IdentityField):
         ambient: Float[Tensor, "n_heads n_points n_ambient"] | None = None,
     ) -> tuple[Float[Tensor, "n_heads n_points"], Float[Tensor, "n_heads n_points n_coordinates"]]:
         """Give signed distances and their gradient, blend and mirror included."""
-        members, rows, folded, groups = self._prepare(points, code, ambient)
-        values, jacobian = self.networks.values_and_jacobian(rows, folded, groups)
+        members, rows, folded = self._prepare(points, code, ambient)
+        values, jacobian = self.networks.values_and_jacobian(rows, folded, members.groups)
         flip = self.member_flip[members.member]
         by_place = torch.cat([jacobian[:, 0, :3] * flip, jacobian[:, 0, 3:]], dim=1)
         sdf, gradient = blend_members(members, values[:, 0], by_place)
         assert gradient is not None
         return sdf.unflatten(0, points.shape[:2]), gradient.unflatten(0, points.shape[:2])
 
-    def _prepare(
-        self, points: Tensor, code: Tensor, ambient: Tensor | None
-    ) -> tuple[Members, Tensor, FoldedCodes, RowGroups]:
+    def _prepare(self, points: Tensor, code: Tensor, ambient: Tensor | None) -> tuple[Members, Tensor, FoldedCodes]:
         anchors = self.anchors(code)
         members = choose_members(points, anchors, self.settings, self.member_network, self.networks.n_networks)
         # The background member sees points as they are.
         centres = torch.cat([anchors, anchors.new_zeros(len(anchors), 1, 3)], dim=1).flatten(0, 1)
         flat = points.flatten(0, 1)
-        place = (flat[members.point] - centres[members.condition]) * self.member_flip[members.member]
+        condition = members.groups.condition
+        assert condition is not None
+        place = flat.index_select(0, members.point) - centres.index_select(0, condition)
+        place = place * self.member_flip[members.member]
         if self.n_ambient:
             if ambient is None:
                 raise ValueError(f"this field needs {self.n_ambient} ambient coordinates a point")
-            place = torch.cat([place, ambient.flatten(0, 1)[members.point]], dim=1)
+            place = torch.cat([place, ambient.flatten(0, 1).index_select(0, members.point)], dim=1)
         global_code, local_code = self.split_code(code)
         both = torch.cat([global_code[:, None].expand(-1, N_MEMBERS, -1), local_code], dim=2)
         folded = self.networks.fold(both, self.member_network)
-        return members, place, folded, RowGroups(members.starts, members.condition)
+        return members, place, folded
 
 
 class GlobalField(IdentityField):

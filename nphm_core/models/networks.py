@@ -9,8 +9,12 @@ derivatives need one backward pass and no second graph. Rows are points of any h
 This is the core that a fused kernel can replace: the fields use `fold`, `values` and `values_and_jacobian` only.
 """
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,17 +22,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SOFTPLUS_BETA = 100.0
+BLOCK_ROWS = 512
 _HALF = 2**-0.5
 
 
 @dataclass(frozen=True)
 class RowGroups:
-    """Which network and which code each row of a call belongs to."""
+    """Which network and which code each row of a call belongs to.
+
+    Rows of a network lie together. In a call with `blocks` each network's rows fill whole blocks of BLOCK_ROWS (rows
+    that only fill up are evaluated and not used), so that one batched product serves all networks: on a GPU that beats
+    one product a network. Otherwise `starts` tells where each network's rows begin.
+    """
 
     starts: tuple[int, ...]
-    """Row at which each network's rows begin, and the number of rows: one more than there are networks."""
+    """Row at which each network's rows begin, and the number of rows; empty in a call with blocks."""
     condition: Int[Tensor, " n_rows"] | None
     """Row of the folded codes; None where the rows of each code are equally many and lie together."""
+    blocks: Int[Tensor, " n_blocks"] | None = None
+    """Network of each block."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +91,10 @@ class StackedNetworks(nn.Module):
     ) -> Float[Tensor, "n_rows n_out"]:
         """Evaluate all rows."""
         activation = points
-        for layer in range(self.n_layers):
-            pre = self._linear(layer, activation, points, codes, groups)
-            activation = functional.softplus(pre, beta=SOFTPLUS_BETA) if layer + 1 < self.n_layers else pre
-        return activation
+        for layer in range(self.n_layers - 1):
+            product, bias = self._linear(layer, activation, points, codes, groups)
+            activation = functional.softplus(product if bias is None else product + bias, beta=SOFTPLUS_BETA)
+        return self._linear(self.n_layers - 1, activation, points, codes, groups)[0]
 
     def values_and_jacobian(
         self, points: Float[Tensor, "n_rows n_point"], codes: FoldedCodes, groups: RowGroups
@@ -90,57 +102,141 @@ class StackedNetworks(nn.Module):
         """Evaluate all rows and their derivatives by the point; both can be differentiated once more."""
         activation, slopes = points, []
         for layer in range(self.n_layers - 1):
-            pre = self._linear(layer, activation, points, codes, groups)
-            activation = functional.softplus(pre, beta=SOFTPLUS_BETA)
-            slopes.append(torch.sigmoid(SOFTPLUS_BETA * pre))
-        value = self._linear(self.n_layers - 1, activation, points, codes, groups)
+            product, bias = self._linear(layer, activation, points, codes, groups)
+            activation, slope = softplus_and_slope(product if bias is None else product + bias)
+            slopes.append(slope)
+        value = self._linear(self.n_layers - 1, activation, points, codes, groups)[0]
         rows = [self._pulled_back(out, slopes, groups) for out in range(self.n_out)]
         return value, torch.stack(rows, dim=1)
 
     def _pulled_back(self, out: int, slopes: list[Tensor], groups: RowGroups) -> Float[Tensor, "n_rows n_point"]:
         # From the last layer to the first: the derivative of one output by each layer's input.
-        last = self.weights[-1][:, out]
-        by_activation = torch.cat([last[k].expand(n, -1) for k, n in _counts(groups)])
+        by_activation = _repeated(self.weights[-1][:, out], groups)
         by_point = None
         for layer in range(self.n_layers - 2, -1, -1):
             by_pre = by_activation * slopes[layer]
             if layer == self.skip:
                 width = self.weights[layer].shape[2] - self.n_point - self.n_code
                 weight = self.weights[layer][:, :, : width + self.n_point].transpose(1, 2) * _HALF
-                by_activation, by_point = _grouped(by_pre, weight, groups.starts).split([width, self.n_point], dim=1)
+                by_activation, by_point = _grouped(by_pre, weight, groups).split([width, self.n_point], dim=1)
             elif layer:
-                by_activation = _grouped(by_pre, self.weights[layer].transpose(1, 2), groups.starts)
+                by_activation = _grouped(by_pre, self.weights[layer].transpose(1, 2), groups)
             else:
                 first = self.weights[0][:, :, : self.n_point].transpose(1, 2)
-                by_first = _grouped(by_pre, first, groups.starts)
+                by_first = _grouped(by_pre, first, groups)
                 by_point = by_first if by_point is None else by_point + by_first
         return by_point
 
     def _linear(
         self, layer: int, activation: Tensor, points: Tensor, codes: FoldedCodes, groups: RowGroups
-    ) -> Float[Tensor, "n_rows n_hidden"]:
+    ) -> tuple[Float[Tensor, "n_rows n_hidden"], Float[Tensor, "n_rows n_hidden"] | None]:
+        """Give a layer's products, and the bias that a code adds to them where it does."""
         weight = self.weights[layer]
         if layer == 0:
-            return _with_code_bias(_grouped(points, weight[:, :, : self.n_point], groups.starts), codes.first, groups)
+            product = _grouped(points, weight[:, :, : self.n_point], groups)
+            return product, _code_bias(codes.first, groups, len(points))
         if layer == self.skip:
             wide = torch.cat([activation, points], dim=1)
-            used = weight[:, :, : wide.shape[1]] * _HALF
-            return _with_code_bias(_grouped(wide, used, groups.starts), codes.skip, groups)
-        return _GroupedLinear.apply(activation, weight, self.biases[layer], groups.starts)
+            product = _grouped(wide, weight[:, :, : wide.shape[1]] * _HALF, groups)
+            return product, _code_bias(codes.skip, groups, len(points))
+        return _grouped(activation, weight, groups, self.biases[layer]), None
 
 
-def _counts(groups: RowGroups) -> list[tuple[int, int]]:
-    return [(k, b - a) for k, (a, b) in enumerate(pairwise(groups.starts))]
+def softplus_and_slope(
+    pre: Float[Tensor, "n_rows n_hidden"],
+) -> tuple[Float[Tensor, "n_rows n_hidden"], Float[Tensor, "n_rows n_hidden"]]:
+    """Give softplus and its derivative; both can be differentiated once, in one pass over memory on a GPU."""
+    activation, slope = _SoftplusAndSlope.apply(pre)
+    return activation, slope
 
 
-def _with_code_bias(pre: Tensor, bias: Tensor, groups: RowGroups) -> Tensor:
+class _SoftplusAndSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, pre):
+        activation, slope = _on_device(pre, _softplus_forward)(pre)
+        ctx.save_for_backward(slope)
+        return activation, slope
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, by_activation, by_slope):
+        (slope,) = ctx.saved_tensors
+        return _on_device(slope, _softplus_backward)(slope, by_activation, by_slope)
+
+
+def _softplus_forward(pre: Tensor) -> tuple[Tensor, Tensor]:
+    return functional.softplus(pre, beta=SOFTPLUS_BETA), torch.sigmoid(SOFTPLUS_BETA * pre)
+
+
+def _softplus_backward(slope: Tensor, by_activation: Tensor, by_slope: Tensor) -> Tensor:
+    return by_activation * slope + by_slope * (SOFTPLUS_BETA * slope * (1 - slope))
+
+
+def _on_device(tensor: Tensor, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function, fused into one kernel where the tensor lies on a GPU that PyTorch can compile for."""
+    return _fused(function) if tensor.is_cuda and _can_fuse() else function
+
+
+@cache
+def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True)
+
+
+@cache
+def _can_fuse() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _repeated(rows: Float[Tensor, "n_networks n_hidden"], groups: RowGroups) -> Float[Tensor, "n_rows n_hidden"]:
+    """Repeat each network's row for all of its rows."""
+    if groups.blocks is not None:
+        return rows[groups.blocks][:, None].expand(-1, BLOCK_ROWS, -1).flatten(0, 1)
+    counts = [b - a for a, b in pairwise(groups.starts)]
+    return torch.cat([rows[k].expand(n, -1) for k, n in enumerate(counts)])
+
+
+def _code_bias(bias: Tensor, groups: RowGroups, n_rows: int) -> Float[Tensor, "n_rows n_hidden"]:
     if groups.condition is not None:
-        return pre + bias[groups.condition]
-    return (pre.unflatten(0, (len(bias), -1)) + bias[:, None]).flatten(0, 1)
+        return bias.index_select(0, groups.condition)
+    return bias[:, None].expand(-1, n_rows // len(bias), -1).flatten(0, 1)
 
 
-def _grouped(rows: Tensor, weight: Tensor, starts: tuple[int, ...]) -> Tensor:
-    return _GroupedLinear.apply(rows, weight, None, starts)
+def _grouped(rows: Tensor, weight: Tensor, groups: RowGroups, bias: Tensor | None = None) -> Tensor:
+    """Multiply rows with the weights of their network, and add its bias."""
+    if groups.blocks is not None:
+        return _BlockLinear.apply(rows, weight, bias, groups.blocks)
+    return _GroupedLinear.apply(rows, weight, bias, groups.starts)
+
+
+class _BlockLinear(torch.autograd.Function):
+    """One batched product for all blocks; what the blocks of a network give to its weights is summed by a product."""
+
+    @staticmethod
+    def forward(ctx, rows, weight, bias, blocks):
+        ctx.save_for_backward(rows, weight, blocks)
+        ctx.has_bias = bias is not None
+        blocked = rows.view(len(blocks), BLOCK_ROWS, -1)
+        used = weight.index_select(0, blocks).transpose(1, 2)
+        if bias is None:
+            return torch.bmm(blocked, used).flatten(0, 1)
+        return torch.baddbmm(bias.index_select(0, blocks)[:, None], blocked, used).flatten(0, 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, by_out):
+        rows, weight, blocks = ctx.saved_tensors
+        needs_rows, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        blocked = by_out.reshape(len(blocks), BLOCK_ROWS, -1)
+        by_rows = by_weight = by_bias = None
+        if needs_rows:
+            by_rows = torch.bmm(blocked, weight.index_select(0, blocks)).flatten(0, 1)
+        of_network = functional.one_hot(blocks, len(weight)).to(by_out.dtype).t()
+        if needs_weight:
+            by_block = torch.bmm(blocked.transpose(1, 2), rows.view(len(blocks), BLOCK_ROWS, -1))
+            by_weight = (of_network @ by_block.flatten(1)).view(weight.shape)
+        if needs_bias and ctx.has_bias:
+            by_bias = of_network @ blocked.sum(dim=1)
+        return by_rows, by_weight, by_bias, None
 
 
 class _GroupedLinear(torch.autograd.Function):
