@@ -74,14 +74,20 @@ class Codebook:
         return codes.requires_grad_()
 
     def update(self, rows: Int[Tensor, " n_batch"], gradient: Float[Tensor, "n_batch n_code"], rate: float) -> None:
-        """Move the codes of a batch against their gradient, which is clipped in place; rows must differ."""
+        """Move the codes of a batch against their gradient, which is clipped in place; rows must differ.
+
+        A row whose gradient is zero throughout was not in the batch: it stays, and so do its moments.
+        """
+        used = (gradient != 0).any(dim=1, keepdim=True)
         clip_(gradient, self._settings.clip_norm)
         self.steps += 1
         first = torch.lerp(self._first[rows], gradient, 1 - _BETA1)
         second = torch.lerp(self._second[rows], gradient.square(), 1 - _BETA2)
-        self._first[rows], self._second[rows] = first, second
+        self._first[rows] = torch.where(used, first, self._first[rows])
+        self._second[rows] = torch.where(used, second, self._second[rows])
         size = rate * (1 - _BETA2**self.steps) ** 0.5 / (1 - _BETA1**self.steps)
-        self.codes[rows] = torch.addcdiv(self.codes[rows], first, second.sqrt() + _EPSILON, value=-size)
+        moved = torch.addcdiv(self.codes[rows], first, second.sqrt() + _EPSILON, value=-size)
+        self.codes[rows] = torch.where(used, moved, self.codes[rows])
 
     def state(self) -> dict[str, Tensor]:
         """Give everything that training goes on from."""

@@ -186,6 +186,11 @@ class IdentitySamples:
         return cls(subjects, anchors, counts, boxes, steps, _ResidentRows(rows, trusted), device)
 
     @property
+    def mean_anchors(self) -> Float[Tensor, "39 3"]:
+        """Give the mean of all subjects' anchors."""
+        return self._anchors.mean(dim=0)
+
+    @property
     def is_resident(self) -> bool:
         """Whether all samples lie on the device."""
         return isinstance(self._store, _ResidentRows)

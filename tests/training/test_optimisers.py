@@ -40,6 +40,18 @@ def test_rows_outside_the_batch_do_not_change():
     assert not untouched["first"][2].any()
 
 
+def test_rows_without_gradient_stay_with_their_moments():
+    codebook = Codebook(torch.ones(3, 2), SETTINGS)
+    gradient = torch.tensor([[0.1, 0.2], [0.1, -0.1], [0.2, 0.1]])
+    codebook.update(torch.arange(3), gradient.clone(), 0.1)
+    before = {name: value.clone() for name, value in codebook.state().items()}
+    gradient[1] = 0
+    codebook.update(torch.arange(3), gradient, 0.1)
+    for name in ("codes", "first", "second"):
+        assert torch.equal(codebook.state()[name][1], before[name][1])
+        assert not torch.equal(codebook.state()[name][0], before[name][0])
+
+
 def test_long_codes_are_cut_when_they_are_used():
     codebook = Codebook(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), SETTINGS)
     codes = codebook.lookup(torch.tensor([0, 1]))

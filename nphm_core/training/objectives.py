@@ -1,0 +1,147 @@
+"""What each stage makes smaller: the rows of a step, what is drawn for them, and the loss of this process's part."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nphm_core.config import TrainExpressionConfig, TrainIdentityConfig
+from nphm_core.models.expression_field import ExpressionField
+from nphm_core.models.identity_field import IdentityField
+from nphm_core.training.draws import BatchOrder, Draws, normal, uniform
+from nphm_core.training.losses import (
+    ExpressionTerms,
+    IdentityTerms,
+    expression_terms,
+    identity_terms,
+    points_in_space,
+)
+from nphm_core.training.optimisers import Codebook
+from nphm_core.training.pairs import PairSamples
+from nphm_core.training.processes import Processes
+from nphm_core.training.samples import GroupSizes, IdentitySamples
+
+Codes = Mapping[str, Float[Tensor, "n_batch n_code"]]
+
+
+class IdentityObjective:
+    """Identity codes, and the weights of an identity field, from samples of the signed distance."""
+
+    def __init__(
+        self,
+        field: IdentityField,
+        samples: IdentitySamples,
+        codebook: Codebook,
+        settings: TrainIdentityConfig,
+        *,
+        seed: int,
+        purpose: str,
+        processes: Processes,
+        terms: Callable[..., IdentityTerms] = identity_terms,
+    ) -> None:
+        """Prepare; `purpose` sets the random numbers apart from other objectives'."""
+        self.codebooks = {"identity": codebook}
+        self._field, self._samples, self._settings, self._terms = field, samples, settings, terms
+        n_subjects = len(samples.subjects)
+        self.order = BatchOrder(n_subjects, settings.batch_subjects, seed=seed, purpose=purpose, device=samples.device)
+        self._draws = Draws(seed, purpose, samples.device)
+        self._part = processes.part(self.order.batch)
+        self._sizes = GroupSizes.of(settings)
+
+    def rows(self, step: int) -> dict[str, Int[Tensor, " n_batch"]]:
+        """Give the subjects of a step."""
+        return {"identity": self.order.at(step)}
+
+    def loss(self, step: int, codes: Codes) -> dict[str, Tensor]:
+        """Give the terms of METHOD 6.1."""
+        batch = self._samples.draw(self.order, step, self._sizes, self._part, generator=self._draws.at(step))
+        terms = self._terms(self._field, batch, self._part(codes["identity"]), self._settings)
+        return _shared(terms, self._part.share)
+
+
+class ExpressionObjective:
+    """Expression codes, and the weights of an expression field, from pairs of registered meshes."""
+
+    def __init__(
+        self,
+        field: ExpressionField,
+        pairs: PairSamples,
+        codebook: Codebook,
+        identity: "FrozenIdentities",
+        settings: TrainExpressionConfig,
+        *,
+        seed: int,
+        purpose: str,
+        processes: Processes,
+        terms: Callable[..., ExpressionTerms] = expression_terms,
+    ) -> None:
+        """Prepare; `purpose` sets the random numbers apart from other objectives'."""
+        self.codebooks = {"expression": codebook}
+        self._field, self._pairs, self._settings, self._terms = field, pairs, settings, terms
+        self._identity = identity
+        self.order = BatchOrder(len(pairs.scans), settings.batch_scans, seed=seed, purpose=purpose, device=pairs.device)
+        self._draws = Draws(seed, purpose, pairs.device)
+        self._part = processes.part(self.order.batch)
+
+    def rows(self, step: int) -> dict[str, Int[Tensor, " n_batch"]]:
+        """Give the scans of a step."""
+        return {"expression": self.order.at(step)}
+
+    def loss(self, step: int, codes: Codes) -> dict[str, Tensor]:
+        """Give the terms of METHOD 6.2; `codes` may hold all identity codes too, which are frozen otherwise."""
+        part, generator = self._part, self._draws.at(step)
+        batch = self._pairs.draw(self.order.at(step), self._settings.n_pairs, part, generator=generator)
+        space = points_in_space(uniform((self._settings.n_space, 3), part, generator))
+        noise = self._settings.model.condition_noise * normal((self._field.n_condition,), part, generator)
+        identity_code, anchors = self._identity.of(batch.subject, codes.get("identity"))
+        terms = self._terms(
+            self._field, batch, identity_code, anchors, part(codes["expression"]), space, noise, self._settings
+        )
+        return _shared(terms, part.share)
+
+
+class FrozenIdentities:
+    """The identity codes of all subjects with their anchors, computed once; or anew from codes that are trained too."""
+
+    def __init__(self, field: IdentityField, codes: Float[Tensor, "n_subjects n_code"]) -> None:
+        """Compute the anchors of all codes."""
+        self._field = field
+        with torch.no_grad():
+            self._codes, self._anchors = codes, field.anchors(codes)
+
+    def of(
+        self, subject: Int[Tensor, " n_scans"], codes: Float[Tensor, "n_subjects n_code"] | None = None
+    ) -> tuple[Float[Tensor, "n_scans n_code"], Float[Tensor, "n_scans 39 3"]]:
+        """Give codes and anchors of some subjects, of `codes` where they are given."""
+        if codes is None:
+            return self._codes[subject], self._anchors[subject]
+        return codes[subject], self._field.anchors(codes[subject])
+
+
+class JointObjective:
+    """Both fields and all codes together: the sum of both losses."""
+
+    def __init__(self, identity: IdentityObjective, expression: ExpressionObjective) -> None:
+        """Join two objectives; the expression's scans must belong to the identity's subjects."""
+        self.codebooks = identity.codebooks | expression.codebooks
+        self._identity, self._expression = identity, expression
+        codes = identity.codebooks["identity"].codes
+        self._everyone = torch.arange(len(codes), device=codes.device)
+
+    def rows(self, step: int) -> dict[str, Int[Tensor, " n_batch"]]:
+        """Give the scans of a step and all subjects: those whom the step does not touch have no gradient."""
+        return {"identity": self._everyone} | self._expression.rows(step)
+
+    def loss(self, step: int, codes: Codes) -> dict[str, Tensor]:
+        """Give the terms of both stages, each with its stage before its name."""
+        own = self._identity.rows(step)["identity"]
+        identity = self._identity.loss(step, {"identity": codes["identity"][own]})
+        expression = self._expression.loss(step, codes)
+        total = identity.pop("total") + expression.pop("total")
+        named = {f"identity.{name}": value for name, value in identity.items()}
+        return named | {f"expression.{name}": value for name, value in expression.items()} | {"total": total}
+
+
+def _shared(terms: IdentityTerms | ExpressionTerms, share: float) -> dict[str, Tensor]:
+    return {name: share * value for name, value in terms.named().items()}
