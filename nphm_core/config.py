@@ -263,6 +263,7 @@ class EvaluateModelConfig(Section):
     thresholds_mm: tuple[float, ...] = Field((1.0, 5.0), description="of the F-scores")
     n_views: int = Field(10, ge=1, description="rendered views of the released protocol")
     view_height: int = Field(1280, ge=64, description="rows of a view; columns are three quarters of it")
+    throat_margin_mm: float = Field(5.0, ge=0, description="measured is what lies this far above the throat's cut")
 
 
 class Config(Section):
