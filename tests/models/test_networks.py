@@ -40,7 +40,7 @@ def test_blocks_give_what_one_product_a_network_gives():
 
 
 def test_softplus_and_its_slope_have_the_derivatives_of_autograd():
-    pre = torch.linspace(-0.3, 0.3, 41, dtype=torch.double).requires_grad_()
+    pre = torch.linspace(-0.3, 0.3, 41, dtype=torch.double)[:, None].requires_grad_()
     assert torch.autograd.gradcheck(softplus_and_slope, (pre,))
     activation, slope = softplus_and_slope(pre)
     torch.testing.assert_close(activation, torch.nn.functional.softplus(pre, beta=100))
