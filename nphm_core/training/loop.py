@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nphm_core.config import OptimiserConfig
 from nphm_core.errors import TrainingError
+from nphm_core.records import digest_of
 from nphm_core.training.journal import Clock, Entry, Hook
 from nphm_core.training.optimisers import Codebook, adamw, rate_at, set_rate
 from nphm_core.training.processes import Processes
@@ -68,6 +69,10 @@ class Run:
     states: Path | None = None
     resume: bool = False
     """Go on from the newest state, where there is one."""
+    discard_others: bool = False
+    """Where the newest state is that of another run, start anew instead of raising TrainingError."""
+    data_key: str = ""
+    """Names the data, so that a state of other data counts as that of another run."""
     hooks: Sequence[Hook] = ()
 
 
@@ -91,8 +96,9 @@ class Trainer:
 
     def run(self, run: Run, *, key: str) -> Entry | None:
         """Train, and give the last entry of the log; `key` names all that the result depends on but its length."""
+        key = digest_of([key, run.data_key])
         folder = None if run.states is None else StateFolder(run.states / self.plan.stage, key)
-        step = self._begin(folder, run.resume)
+        step = self._begin(folder, run)
         hooks = run.hooks if self.processes.is_first else ()
         for hook in hooks:
             hook.start(self.plan.stage, step)
@@ -104,13 +110,15 @@ class Trainer:
                 hook.close()
         return self._entry
 
-    def _begin(self, folder: StateFolder | None, resume: bool) -> int:
+    def _begin(self, folder: StateFolder | None, run: Run) -> int:
         """Give the step to go on from."""
-        state = folder.newest() if folder is not None and resume else None
+        state = None
+        if folder is not None and run.resume:
+            state = folder.newest(discard_others=run.discard_others)
         step = 0 if state is None else state.step
         self.processes.wait()
         if folder is not None and self.processes.is_first:
-            folder.clear(after=step if resume else -1)
+            folder.clear(after=-1 if state is None else step)
         if state is not None:
             self._load(state.tensors)
         return step

@@ -56,16 +56,20 @@ class StateFolder:
             old.unlink(missing_ok=True)
         return path
 
-    def newest(self) -> TrainingState | None:
+    def newest(self, *, discard_others: bool = False) -> TrainingState | None:
         """Read the newest state that is whole; None if there is none.
 
-        A damaged one is passed over with a warning. One of other settings is a TrainingError.
+        A damaged one is passed over with a warning. One of other settings is a TrainingError, or passed over.
         """
         for path in reversed(self._paths()):
             try:
                 return self._read(path)
             except DamagedFileError as error:
                 log.warning("a damaged state is passed over, training goes on from an older one: %s", error)
+            except TrainingError:
+                if not discard_others:
+                    raise
+                log.info("the state of a run with other settings or data is not used: training starts anew")
         return None
 
     def clear(self, after: int = -1) -> None:

@@ -24,7 +24,7 @@ from nphm_core.training.pairs import PairSamples
 from nphm_core.training.processes import Processes
 from nphm_core.training.samples import IdentitySamples
 from nphm_core.training.start import codes_by_name, first_codebook, first_expression_field, run_key
-from nphm_core.training.train_identity import identity_objective
+from nphm_core.training.train_identity import identity_objective, validation_interval
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _plan(settings: TrainExpressionConfig, steps_an_epoch: int) -> Plan:
         checkpoint_every=settings.checkpoint_every,
         optimiser=settings.optimiser,
         precision=settings.precision,
-        validate_every=steps_an_epoch,
+        validate_every=validation_interval(steps_an_epoch),
     )
 
 

@@ -17,6 +17,8 @@ from nphm_core.training.processes import Processes
 from nphm_core.training.samples import IdentitySamples
 from nphm_core.training.start import codes_by_name, first_codebook, first_identity_field, run_key
 
+_MIN_VALIDATION_INTERVAL = 8
+
 
 @dataclass(frozen=True)
 class TrainedIdentity:
@@ -64,8 +66,7 @@ def train_identity(
         checkpoint_every=settings.checkpoint_every,
         optimiser=settings.optimiser,
         precision=settings.precision,
-        # The codes of held-out subjects move once an epoch, as NPHM's do.
-        validate_every=objective.order.steps_an_epoch,
+        validate_every=validation_interval(objective.order.steps_an_epoch),
     )
     last = Trainer(plan, field, objective, held_out, processes).run(
         run or Run(), key=run_key(settings, seed, names, initial, n_ambient)
@@ -79,6 +80,11 @@ def train_identity(
     )
     none = torch.zeros(0, field.n_code, device=samples.device)
     return TrainedIdentity(head, names[1], none if held_out is None else held_out.codebooks["identity"].codes, last)
+
+
+def validation_interval(steps_an_epoch: int) -> int:
+    """Give the steps between two of held-out codes: once an epoch, as NPHM's move, but not all the time."""
+    return max(steps_an_epoch, _MIN_VALIDATION_INTERVAL)
 
 
 def identity_objective(
