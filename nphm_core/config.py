@@ -264,6 +264,7 @@ class EvaluateModelConfig(Section):
     n_views: int = Field(10, ge=1, description="rendered views of the released protocol")
     view_height: int = Field(1280, ge=64, description="rows of a view; columns are three quarters of it")
     throat_margin_mm: float = Field(5.0, ge=0, description="measured is what lies this far above the throat's cut")
+    keep_hidden: bool = Field(False, description="the protocol surface counts what no view sees, as a mouth's inside")
 
 
 class Config(Section):

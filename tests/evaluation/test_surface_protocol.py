@@ -5,8 +5,10 @@ import pytest
 
 from nphm_core.config import EvaluateModelConfig
 from nphm_core.evaluation.head_regions import HeadRegions
+from nphm_core.evaluation.point_metrics import OrientedPoints
 from nphm_core.evaluation.smooth_surface import SmoothSurface
-from nphm_core.evaluation.surface_protocol import measure_surfaces
+from nphm_core.evaluation.surface_protocol import is_seen, measure_surfaces
+from nphm_core.evaluation.view_protocol import view_cameras
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.spaces import Similarity
 from nphm_core.supervision.samples import Plane
@@ -21,9 +23,15 @@ def regions(ball) -> HeadRegions:
     return HeadRegions(throat, cap, cap / 80, Similarity(1 / 250, np.eye(3), np.zeros(3)))
 
 
-def measure(predicted: Mesh, truth: Mesh, regions: HeadRegions, seed: int = 0):
+def measure(predicted: Mesh, truth: Mesh, regions: HeadRegions, seed: int = 0, settings=SETTINGS):
     rng = np.random.default_rng(seed)
-    return measure_surfaces(SmoothSurface(predicted), SmoothSurface(truth), regions, SETTINGS, rng=rng)
+    return measure_surfaces(SmoothSurface(predicted), SmoothSurface(truth), regions, settings, rng=rng)
+
+
+def with_core(ball: Mesh) -> Mesh:
+    """A smaller ball within the ball."""
+    faces = np.concatenate([ball.faces, ball.faces + ball.n_vertices])
+    return Mesh(np.concatenate([ball.vertices, 0.5 * ball.vertices]), faces)
 
 
 def test_a_larger_ball_is_as_far_as_it_is_larger(ball, regions):
@@ -98,3 +106,29 @@ def test_a_prediction_below_the_throat_has_no_numbers(ball, regions):
     assert found["head"].chamfer_l1_mm is None
     assert found["head"].n_predicted == 0
     assert found["face"].f_scores[5.0] == 0.0
+
+
+def test_what_nobody_sees_counts_only_on_request(ball, regions):
+    assert measure(with_core(ball), ball, regions)["head"].accuracy_mm < 1e-6
+    counted = measure(with_core(ball), ball, regions, settings=SETTINGS.model_copy(update={"keep_hidden": True}))
+    # A fifth of the area, 40 mm below the surface.
+    assert counted["head"].accuracy_mm == pytest.approx(40 * share_of_core(ball), rel=0.05)
+
+
+def share_of_core(ball: Mesh) -> float:
+    """The zone above y = -30 mm of a sphere of radius r has the area 2 pi r (r + 30 mm)."""
+    outer, core = 80 * 110, 40 * 70
+    return core / (outer + core)
+
+
+def test_seen_is_what_faces_a_camera_with_nothing_between(ball):
+    cameras = view_cameras(Similarity(1 / 250, np.eye(3), np.zeros(3)), EvaluateModelConfig(n_views=1))
+    normals = ball.vertices[::50] / 80
+    points = OrientedPoints(80 * normals, normals)
+    cosine = normals @ (cameras[0].position / 600)
+    # From 600 mm away the horizon of a ball of 80 mm lies at this cosine.
+    clear = np.abs(cosine - 80 / 600) > 0.02
+    assert np.array_equal(is_seen(SmoothSurface(ball), points, cameras)[clear], (cosine > 80 / 600)[clear])
+    core = OrientedPoints(40 * normals, normals)
+    assert not is_seen(SmoothSurface(with_core(ball)), core, cameras).any()
+    assert is_seen(SmoothSurface(ball), OrientedPoints(np.zeros((0, 3)), np.zeros((0, 3))), cameras).shape == (0,)
