@@ -103,7 +103,7 @@ class Trainer:
         for hook in hooks:
             hook.start(self.plan.stage, step)
         try:
-            with _precision(self.plan.precision):
+            with matrix_precision(self.plan.precision):
                 self._steps(step, folder, hooks)
         finally:
             for hook in hooks:
@@ -248,7 +248,7 @@ class _Sums:
 
 
 @contextlib.contextmanager
-def _precision(name: str) -> Iterator[None]:
+def matrix_precision(name: str) -> Iterator[None]:
     """Set the precision of matrix products of float32; the gradients that the losses compare are products as well."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(_PRECISIONS[name])
