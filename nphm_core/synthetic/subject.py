@@ -121,11 +121,11 @@ class PosedSurface:
 class HeadSurface:
     """Poses subjects of one model; holds what depends on the model alone."""
 
-    def __init__(self, head_map: HeadMap) -> None:
+    def __init__(self, head_map: HeadMap, *, levels: int = _LEVELS) -> None:
         """Subdivide the model's faces."""
         model = head_map.model
         self.head_map = head_map
-        self.hierarchy: list[Subdivision] = subdivision_hierarchy(model.faces, model.n_vertices, _LEVELS)
+        self.hierarchy: list[Subdivision] = subdivision_hierarchy(model.faces, model.n_vertices, levels)
         self.faces, _ = subdivided_faces(self.hierarchy, model.faces)
         self.material = self._smooth(model.v_template * MM_PER_METRE)
         self.tongue, self._tongue_faces = tongue_shape()
