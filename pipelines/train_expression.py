@@ -18,6 +18,7 @@ from nphm_core.errors import TrainingError
 from nphm_core.io.meshes import read_mesh
 from nphm_core.io.training_set import TrainingRow
 from nphm_core.records import scan_folder
+from nphm_core.template.template import topology_hash
 from pipelines.training_inputs import (
     TrainingScans,
     identity_samples,
@@ -89,10 +90,12 @@ def read_pairs(
     folders = [scan_folder(options.results, row.scan_id) for row in used]
     # All registered meshes have the topology of any one of them; each file checks it.
     mesh = read_mesh(folders[0] / "registered.ply")
+    topology = topology_hash(mesh.n_vertices, mesh.faces)
+    files = (path / "samples_delta.safetensors" for path in folders)
     return PairSamples(
         [row.scan_id for row in used],
         np.array([row_of[row.subject] for row in used]),
-        (RegisteredPair.from_file(path / "samples_delta.safetensors", mesh.faces, mesh.n_vertices) for path in folders),
+        (RegisteredPair.from_file(path, mesh.faces, mesh.n_vertices, topology=topology) for path in files),
         device=device,
         max_megabytes=options.max_memory_mb,
     )

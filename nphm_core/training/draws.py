@@ -65,8 +65,9 @@ class BatchOrder:
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(seed_of(self._seed, f"{self._purpose} order", epoch))
             self._order = torch.randperm(self._n_rows, generator=generator)
-            # One small copy an epoch; a batch is a view of it.
-            self._epoch, self._on_device = epoch, self._order.to(self._device)
+            # One small copy an epoch, from memory that the device reads by itself; a batch is a view of it.
+            sent = self._order.pin_memory() if self._device.type == "cuda" else self._order
+            self._epoch, self._on_device = epoch, sent.to(self._device, non_blocking=True)
         return slice(place * self.batch, (place + 1) * self.batch)
 
 

@@ -21,6 +21,7 @@ from nphm_core.errors import TrainingError
 from nphm_core.supervision.quantise import Box, encode_normals, encode_positions, encode_sdf, sdf_step
 from nphm_core.supervision.sample_file import SDF_KIND, MappedFile
 from nphm_core.supervision.samples import DistanceSamples, SdfSamples, SurfaceSamples
+from nphm_core.training.coded_meshes import decode_octahedron
 from nphm_core.training.draws import BatchOrder, Part, uniform
 
 log = logging.getLogger(__name__)
@@ -313,11 +314,7 @@ def _trust(group: SurfaceSamples | DistanceSamples) -> Bool[ndarray, " n"]:
 
 def _decode_normals(codes: Int16[Tensor, "n_subjects n"]) -> Float[Tensor, "n_subjects n 3"]:
     """Undo the octahedral code, as `quantise.decode_normals` does."""
-    flat = codes.contiguous().view(torch.int8).unflatten(-1, (-1, 2)).float() / _NORMAL_STEPS
-    z = 1 - flat.abs().sum(-1, keepdim=True)
-    fold = (-z).clamp_min(0)
-    flat = flat - torch.where(flat >= 0, fold, -fold)
-    return torch.nn.functional.normalize(torch.cat([flat, z], dim=-1), dim=-1)
+    return decode_octahedron(codes.contiguous().view(torch.int8).unflatten(-1, (-1, 2)).float() / _NORMAL_STEPS)
 
 
 def _nothing() -> TrainingError:
