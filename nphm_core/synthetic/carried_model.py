@@ -1,9 +1,8 @@
 """A second head model in the topology of a template, so that heads of two sources can be mixed in one corpus.
 
 The template is registered once to the mean head of the other model, mouth open, so that lips do not touch. Every
-visible vertex of the refined template then lies on a triangle of the other model, and whatever is linear there (mean,
-components, skinning) is interpolated; hidden skin, which has no counterpart, follows its border harmonically. Control
-points of Loop's subdivision are found by least squares, so the refined surface runs through the other model's. Lengths
+visible vertex of the template then lies on a triangle of the other model, and whatever is linear there (mean,
+components, skinning) is interpolated; hidden skin, which has no counterpart, follows its border harmonically. Lengths
 in metres as in head models.
 """
 
@@ -21,7 +20,7 @@ from nphm_core.geometry.closest import ClosestPoints
 from nphm_core.geometry.components import connected_components
 from nphm_core.geometry.mesh import boundary_vertices, unique_edges, vertex_normals
 from nphm_core.geometry.sampling import interpolate
-from nphm_core.geometry.subdivision import Subdivision, subdivide_surface, subdivide_values, subdivided_faces
+from nphm_core.geometry.subdivision import subdivided_faces
 from nphm_core.io.files import read_npz, write_npz
 from nphm_core.registration.arap import register_arap
 from nphm_core.registration.correspondences import ScanTarget, Trust
@@ -37,6 +36,7 @@ _MM_PER_METRE = 1000.0
 _OPEN_JAW_RAD = 0.2
 _MAX_DISTANCE_M = 0.0015
 """A registered vertex farther than this from the other head has no counterpart there."""
+_MIN_COSINE = 0.5
 _LEVELS = 1
 _INNER = ("hidden", "mouth_interior", "eyeballs")
 _MEASURED = ("face", "ears", "scalp")
@@ -44,36 +44,22 @@ _MEASURED = ("face", "ears", "scalp")
 
 @dataclass(frozen=True)
 class Carrier:
-    """Where vertices of the refined template lie on another head; what has no place follows its border."""
+    """Where a template's vertices lie on another head; what has no place there follows its border."""
 
-    face: Int[ndarray, " n_fine"]
+    face: Int[ndarray, " n_vertices"]
     """Triangle of the other model; -1 where there is no counterpart."""
-    barycentric: Float[ndarray, "n_fine 3"]
-    hierarchy: list[Subdivision]
-    faces: Int[ndarray, "n_fine_faces 3"]
-    """Of the refined template."""
+    barycentric: Float[ndarray, "n_vertices 3"]
+    faces: Int[ndarray, "m 3"]
+    """Of the template."""
 
     def carried(
-        self, values: Float[ndarray, "n_other k"], other_faces: Int[ndarray, "m 3"]
-    ) -> Float[ndarray, "n_fine k"]:
+        self, values: Float[ndarray, "n_other k"], other_faces: Int[ndarray, "m_other 3"]
+    ) -> Float[ndarray, "n_vertices k"]:
         """Interpolate values at the other model's vertices; vertices without a place get harmonic ones."""
         known = self.face >= 0
         out = np.zeros((len(known), values.shape[1]))
         out[known] = interpolate(values, other_faces, self.face[known], self.barycentric[known])
         return _harmonic(out, known, self.faces)
-
-    def controls(self, values: Float[ndarray, "n_fine k"]) -> Float[ndarray, "n_coarse k"]:
-        """Give the values at template vertices that subdivision turns into these, by least squares."""
-        from scipy.sparse import eye_array
-        from scipy.sparse.linalg import splu
-
-        matrix = self.hierarchy[0].matrix
-        for step in self.hierarchy[1:]:
-            matrix = step.matrix @ matrix
-        # A trace of the plain restriction: vertices of high valence are hardly seen by their limit points.
-        n, trace = matrix.shape[1], 1e-3
-        normal = (matrix.T @ matrix + trace * eye_array(n)).tocsc()
-        return splu(normal).solve(matrix.T @ values + trace * values[:n])
 
 
 def carry_model(template: Template, other: Template, *, rng: np.random.Generator) -> HeadModel:
@@ -92,11 +78,10 @@ def carry_model(template: Template, other: Template, *, rng: np.random.Generator
     if model.posedirs is not None:
         parts.append(model.posedirs.reshape(model.n_vertices, -1))
     values = np.concatenate([part.astype(np.float64) for part in parts], axis=1)
-    fine = carrier.carried(values, model.faces)
-    fine[:, :3] = _mean_shape(template, carrier, fine[:, :3])
+    carried = carrier.carried(values, model.faces)
     split = np.cumsum([part.shape[1] for part in parts])[:-1]
-    mean, identity, expression, weights, *posedirs = np.split(carrier.controls(fine), split, axis=1)
-    weights = np.clip(weights, 0, None)
+    mean, identity, expression, weights, *posedirs = np.split(carried, split, axis=1)
+    mean = _mean_shape(template, carrier, mean)
     n = template.n_vertices
     found = HeadModel(
         v_template=mean,
@@ -144,7 +129,9 @@ def find_carrier(template: Template, other: Template, *, rng: np.random.Generato
         trust=Trust((~inner).astype(float), np.zeros(template.n_vertices)),
         pairs=rim_pairs(template.model.v_template * _MM_PER_METRE, template.faces, template.regions),
     ).vertices
-    return _placed(template, other, hierarchy, registered / _MM_PER_METRE, vertices, inner)
+    faces = subdivided_faces(hierarchy, template.faces)[0]
+    normals = vertex_normals(registered, faces)[: template.n_vertices]
+    return _placed(template, other, registered[: template.n_vertices] / _MM_PER_METRE, normals, vertices)
 
 
 def moved_model(model: HeadModel, T_there_here: Similarity) -> HeadModel:
@@ -218,27 +205,23 @@ def _as_scan(vertices: Float[ndarray, "n 3"], faces: Int[ndarray, "m 3"]) -> Sca
 def _placed(
     template: Template,
     other: Template,
-    hierarchy: list[Subdivision],
-    registered: Float[ndarray, "n_fine 3"],
+    registered: Float[ndarray, "n_vertices 3"],
+    normals: Float[ndarray, "n_vertices 3"],
     vertices: Float[ndarray, "n_other 3"],
-    inner: Bool[ndarray, " n_vertices"],
 ) -> Carrier:
     """Find the triangles: skin on visible skin, each eyeball on the eyeball of its side."""
-    faces = subdivided_faces(hierarchy, template.faces)[0]
-    masks = np.stack([inner, template.regions["eyeballs"]], axis=1).astype(float)
-    refined = subdivide_values(hierarchy, masks)
-    skin, eyes = refined[:, 0] < 1e-6, refined[:, 1] > 0.5
     face, barycentric = np.full(len(registered), -1), np.zeros((len(registered), 3))
-    seen = ~np.any([other.regions[name] for name in _INNER], axis=0)
+    skin, seen = (~np.any([part.regions[name] for name in _INNER], axis=0) for part in (template, other))
     _place(registered, skin, vertices, other.faces, seen, _MAX_DISTANCE_M, face, barycentric)
-    rest = subdivide_surface(hierarchy, template.faces, template.model.v_template)
+    _drop_wrong_side(normals, vertex_normals(vertices, other.faces), other.faces, face)
+    rest = template.model.v_template
     for sign in (1.0, -1.0):
-        ball = eyes & (sign * rest[:, 0] > 0)
+        ball = template.regions["eyeballs"] & (sign * rest[:, 0] > 0)
         target = other.regions["eyeballs"] & (sign * other.model.v_template[:, 0] > 0)
         if ball.any() and target.any():
             onto = _on_ball(rest, ball, vertices[target])
             _place(onto, ball, vertices, other.faces, target, np.inf, face, barycentric)
-    return Carrier(face, barycentric, hierarchy, faces)
+    return Carrier(face, barycentric, template.faces)
 
 
 def _place(points, asked, vertices, faces, allowed, limit, face, barycentric) -> None:
@@ -249,6 +232,12 @@ def _place(points, asked, vertices, faces, allowed, limit, face, barycentric) ->
     face[at], barycentric[at] = rows[found.face[hit]], found.barycentric[hit]
 
 
+def _drop_wrong_side(normals: ndarray, normals_there: ndarray, faces: ndarray, face: ndarray) -> None:
+    """Take the place from vertices that face another way there: on an ear, front and back are a millimetre apart."""
+    facing = (normals * normals_there[faces[face]].mean(1)).sum(1)
+    face[(face >= 0) & (facing < _MIN_COSINE)] = -1
+
+
 def _on_ball(rest: ndarray, ball: ndarray, target: ndarray) -> ndarray:
     """Scale and move a template's eyeball onto another one: same middle, same size."""
     middle, middle_there = rest[ball].mean(0), target.mean(0)
@@ -257,10 +246,12 @@ def _on_ball(rest: ndarray, ball: ndarray, target: ndarray) -> ndarray:
     return middle_there + size_there / size * (rest - middle)
 
 
-def _mean_shape(template: Template, carrier: Carrier, mean: Float[ndarray, "n_fine 3"]) -> Float[ndarray, "n_fine 3"]:
+def _mean_shape(
+    template: Template, carrier: Carrier, mean: Float[ndarray, "n_vertices 3"]
+) -> Float[ndarray, "n_vertices 3"]:
     """Let hidden skin keep the template's own shape, bent to its border."""
     known = carrier.face >= 0
-    rest = subdivide_surface(carrier.hierarchy, template.faces, template.model.v_template)
+    rest = template.model.v_template
     rest = align_points(rest[known], mean[known], with_scale=False).apply(rest)
     return rest + _harmonic(np.where(known[:, None], mean - rest, 0.0), known, carrier.faces)
 
