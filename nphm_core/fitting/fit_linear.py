@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from nphm_core.config import FitConfig
@@ -46,6 +46,8 @@ class LinearObservation:
     """The model's anchors on the scan, NaN rows where it does not show them."""
     T_canonical_observed: Similarity | None = None
     """A start for the pose, good or not; None searches everywhere."""
+    log_scale_std: float = np.inf
+    """How far the start's scale may be off, as a standard deviation of its logarithm: 0.01 where the unit is known."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def fit_linear_heads(
     Raises FittingError where a scan has hardly any points.
     """
     surface = LinearSurface(model)
-    search = StartSearch(surface, rng=rng)
+    search = StartSearch.of_surface(surface, rng=rng)
     return [_fit_subject(surface, search, problem, settings, rng) for problem in problems]
 
 
@@ -118,12 +120,11 @@ def _prepare(
         candidates = [start, *candidates]
     # One frame for all candidates, or their distances could not be compared.
     frame = _frame(points, candidates[0].scale)
-    cloud = _cloud(frame, points[ids], None if normals is None else normals[ids], anchors)
     few = np.sort(rng.permutation(len(ids))[:_N_COARSE_POINTS])
-    coarse = Cloud(cloud.points[few], None if cloud.normals is None else cloud.normals[few], cloud.anchors)
+    coarse = _cloud(frame, points, normals, anchors, ids[few], observation)
     pose = _best_pose(LinearEnergy(surface, (coarse,)), [frame @ candidate for candidate in candidates], settings)
     exact = _frame(points, pose.scale * candidates[0].scale)
-    return exact, _cloud(exact, points[ids], cloud.normals, anchors), exact @ frame.inverse() @ pose
+    return exact, _cloud(exact, points, normals, anchors, ids, observation), exact @ frame.inverse() @ pose
 
 
 def _best_pose(energy: LinearEnergy, poses: list[Similarity], settings: FitConfig) -> Similarity:
@@ -193,5 +194,20 @@ def _frame(points: Float[ndarray, "n 3"], unit: float) -> Similarity:
     return Similarity(1 / unit, np.eye(3), -points.mean(0) / unit)
 
 
-def _cloud(frame: Similarity, points: ndarray, normals: ndarray | None, anchors: ndarray | None) -> Cloud:
-    return Cloud(frame.apply(points), normals, None if anchors is None else frame.apply(anchors))
+def _cloud(
+    frame: Similarity,
+    points: Float[ndarray, "n 3"],
+    normals: Float[ndarray, "n 3"] | None,
+    anchors: Float[ndarray, "n_anchors 3"] | None,
+    ids: Int[ndarray, " m"],
+    observation: LinearObservation,
+) -> Cloud:
+    """Give some of the points in a frame, with what is known of the scale."""
+    start = observation.T_canonical_observed
+    return Cloud(
+        frame.apply(points[ids]),
+        None if normals is None else normals[ids],
+        None if anchors is None else frame.apply(anchors),
+        scale=1.0 if start is None else frame.scale / start.scale,
+        log_scale_std=np.inf if start is None else observation.log_scale_std,
+    )

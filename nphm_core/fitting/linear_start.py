@@ -41,19 +41,23 @@ class _Aligned:
 
 
 class StartSearch:
-    """Finds poses of the mean head on observed points."""
+    """Finds poses of a mean head on observed points, be the model linear or neural."""
 
-    def __init__(self, surface: LinearSurface, *, rng: np.random.Generator) -> None:
-        """Draw points of the mean head in its mean expression."""
+    def __init__(self, points: Float[ndarray, "n 3"], normals: Float[ndarray, "n 3"]) -> None:
+        """Hold points of the mean head in its mean expression, with outward normals; canonical units."""
         from scipy.spatial import cKDTree
 
+        self._points, self._normals = points, normals
+        self._tree = cKDTree(points)
+
+    @classmethod
+    def of_surface(cls, surface: LinearSurface, *, rng: np.random.Generator) -> "StartSearch":
+        """Draw the points from a linear head."""
         code = np.concatenate([np.zeros(surface.n_identity), surface.head.expression_mean.astype(np.float64)])
         vertices = surface.posed(code)
         drawn = sample_surface(vertices, surface.faces, _N_SURFACE, rng=rng)
-        self._points = interpolate(vertices, surface.faces, drawn.face, drawn.barycentric)
-        normals = vertex_normals(vertices, surface.faces)
-        self._normals = interpolate(normals, surface.faces, drawn.face, drawn.barycentric)
-        self._tree = cKDTree(self._points)
+        normals = interpolate(vertex_normals(vertices, surface.faces), surface.faces, drawn.face, drawn.barycentric)
+        return cls(interpolate(vertices, surface.faces, drawn.face, drawn.barycentric), normals)
 
     def poses(
         self,

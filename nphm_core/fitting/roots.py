@@ -45,7 +45,7 @@ class Roots:
     points: Float[Tensor, "n_heads n_points 3"]
     """The best iterate of each point."""
     inverse_jacobian: Float[Tensor, "n_heads n_points 3 3"]
-    """Of the map from canonical to posed space, at these points or very near."""
+    """Of the map from canonical to posed space, at these points."""
     distance: Float[Tensor, "n_heads n_points"]
     """From the posed point to the observed one."""
     converged: Bool[Tensor, "n_heads n_points"]
@@ -79,18 +79,24 @@ def find_canonical(
     *,
     n_steps: int,
     tolerance: float,
-    start: Float[Tensor, "n_heads n_points 3"] | None = None,
+    start: Roots | Float[Tensor, "n_heads n_points 3"] | None = None,
     restart: bool = True,
 ) -> Roots:
-    """Find canonical points; `start` is where the search begins, the observed points if it is None.
+    """Find canonical points; the search begins at `start`, or at the observed points if it is None.
 
-    Carries no gradients; see `attached`. A point counts as found when its distance is at most `tolerance`.
+    Roots of nearby codes save the first Jacobian as well. Carries no gradients; see `attached`. A point counts as
+    found when its distance is at most `tolerance`.
     """
     search = _Search(field, condition, expression_code, tolerance)
-    begin = observed if start is None else torch.where(torch.isfinite(start), start, observed)
-    state = _searched(search, observed, begin, n_steps)
+    if isinstance(start, Roots):
+        state = _searched(search, observed, start.points, n_steps, start.inverse_jacobian)
+    else:
+        begin = observed if start is None else torch.where(torch.isfinite(start), start, observed)
+        state = _searched(search, observed, begin, n_steps)
     if restart:
         state = _restarted(search, observed, state, n_steps)
+    # Normals and gradients need the slope itself: Broyden's estimate serves the search only.
+    state = _linearised(search, observed, state.points)
     distance = state.residual.norm(dim=2)
     return Roots(state.points, state.inverse, distance, distance <= tolerance)
 
@@ -117,9 +123,13 @@ def inverse_matrices(matrices: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*b
     return rows / (sign * determinant.abs().clamp_min(_MIN_DETERMINANT))[..., None, None]
 
 
-def _searched(search: _Search, observed: Tensor, start: Tensor, n_steps: int) -> _State:
+def _searched(search: _Search, observed: Tensor, start: Tensor, n_steps: int, inverse: Tensor | None = None) -> _State:
     """Run rounds until all points are found or the steps are used up."""
-    state = _linearised(search, observed, start)
+    if inverse is None:
+        state = _linearised(search, observed, start)
+    else:
+        offset = search.field.deformation(start, search.condition, search.expression_code)
+        state = _State(start, start + offset - observed, inverse)
     done = 0
     while done < n_steps:
         ids = _unfinished(state, search.tolerance)
