@@ -9,15 +9,17 @@ import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from torch import Tensor
+from torch.nn import functional
 
 from nphm_core.errors import FittingError
-from nphm_core.fitting.measured_points import Pose, find_roots, measure
+from nphm_core.fitting.measured_points import Pose, measure
+from nphm_core.fitting.roots import inverse_matrices
 from nphm_core.models.neural_head import NeuralHead
 
 BOX_LOW, BOX_HIGH = (-0.55, -0.5, -0.95), (0.55, 0.75, 0.4)
 """The part of canonical space that holds heads; the released code's meshing box."""
-_N_RANDOM = 12_000
-_N_PROJECTIONS = 10
+_N_RANDOM = 8_000
+_N_PROJECTIONS = 8
 _MAX_STEP = 0.1
 _ON_SURFACE = 0.004
 _WAY_OUT = (0.02, 0.04, 0.08, 0.15, 0.3)
@@ -41,7 +43,7 @@ def mean_head_points(
     kept = (distance.abs() < _ON_SURFACE) & ((points > low) & (points < high)).all(dim=1)
     points, normal = points[kept], normal[kept]
     free = _is_free(surface, points, normal)
-    points, normal = points[free], normal[free]
+    points, normal = surface.posed(points[free], normal[free])
     _, first = np.unique(np.floor(points.cpu().numpy() / _SPACING), axis=0, return_index=True)
     if len(first) < _MIN_POINTS:
         raise FittingError(
@@ -53,6 +55,8 @@ def mean_head_points(
 
 
 class _MeanHead:
+    """The mean head where its surface is found fastest: canonical space, posed space for backward models."""
+
     def __init__(self, head: NeuralHead) -> None:
         self._head = head
         self.mean = head.identity_prior.mean[None]
@@ -61,14 +65,24 @@ class _MeanHead:
         self._pose = Pose(torch.eye(3, device=none.device)[None].to(none), none.new_zeros(1, 3), none)
 
     def evaluate(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        """Give signed distance and normal at posed points."""
-        roots = find_roots(self._head, points[None], self.mean, self._expression, n_steps=8, tolerance=1e-4)
-        found = measure(self._head, points[None], self.mean, self._expression, self._pose, roots)
-        distance = found.distance[0]
-        if roots is not None:
-            # Without a canonical point there is no distance: such a point stays away from the surface.
-            distance = torch.where(roots.converged[0], distance, 1.0)
-        return distance, found.normal[0]
+        """Give signed distances and unit normals."""
+        if self._head.is_backward:
+            found = measure(self._head, points[None], self.mean, self._expression, self._pose, None)
+            return found.distance[0], found.normal[0]
+        distance, gradient = self._head.identity.sdf_and_gradient(points[None], self.mean)
+        return distance[0], functional.normalize(gradient[0], dim=1)
+
+    def posed(
+        self, points: Float[Tensor, "n 3"], normal: Float[Tensor, "n 3"]
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
+        """Move surface points with the mean expression."""
+        field = self._head.expression
+        if field is None or self._head.is_backward:
+            return points, normal
+        condition = self._head.condition(self.mean)
+        offset, jacobian = field.deformation_and_jacobian(points[None], condition, self._expression)
+        inverse = inverse_matrices(jacobian[0] + torch.eye(3, device=points.device).to(points))
+        return points + offset[0], functional.normalize((normal[:, None] @ inverse)[:, 0], dim=1)
 
 
 def _is_free(surface: _MeanHead, points: Float[Tensor, "n 3"], normal: Float[Tensor, "n 3"]) -> Bool[Tensor, " n"]:
