@@ -6,8 +6,8 @@ Seven MB a subject with eight expressions on 73 thousand vertices.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,54 +92,57 @@ def make_corpus(
         "levels": sources[0].topology.levels,
     }
     _write_topology(folder / "topology.npz", sources[0].topology)
-    by_name = {source.name: source for source in sources}
-    tasks = [
-        (folder, by_name[member.source], member.name, variant, n_expressions, samples, seed)
-        for member in members
-        if not (folder / f"{member.name}.safetensors").is_file()
-    ]
-    for k, name in enumerate(_run(tasks, n_processes)):
-        log.info("%s (%d of %d)", name, k + 1, len(tasks))
+    maker = _Maker(folder, {source.name: source for source in sources}, variant, n_expressions, samples, seed)
+    missing = [member for member in members if not (folder / f"{member.name}.safetensors").is_file()]
+    for k, name in enumerate(_run(maker, missing, n_processes)):
+        log.info("%s (%d of %d)", name, k + 1, len(missing))
     write_json(folder / "corpus.json", facts | {"members": [asdict(member) for member in members]})
     return Corpus(folder)
 
 
-_tasks: list[tuple] = []
+@dataclass(frozen=True)
+class _Maker:
+    folder: Path
+    sources: dict[str, CorpusSource]
+    variant: Variant
+    n_expressions: int
+    samples: SampleSdfConfig
+    seed: int
+
+    def make(self, member: CorpusMember) -> str:
+        source, name = self.sources[member.source], member.name
+        subject = make_subject(
+            source, name, self.variant, n_expressions=self.n_expressions, samples=self.samples, seed=self.seed
+        )
+        if subject.samples is not None:
+            facts = {"subject": name, "template_hash": source.topology.template_hash}
+            write_sdf_samples(self.folder / f"{name}-sdf.safetensors", subject.samples, facts)
+        write_subject(self.folder / f"{name}.safetensors", subject)
+        return name
 
 
-def _run(tasks: list[tuple], n_processes: int):
-    if n_processes == 1 or len(tasks) < 2:
-        yield from (_make_one(*task) for task in tasks)
+# Of a worker process: sent once when it starts, as a source takes longer to send than a subject to make.
+_makers: list[_Maker] = []
+
+
+def _run(maker: _Maker, members: Sequence[CorpusMember], n_processes: int) -> Iterator[str]:
+    if n_processes == 1 or len(members) < 2:
+        yield from map(maker.make, members)
         return
     import multiprocessing
 
-    # Forked processes inherit the sources; sending them would take longer than making a subject.
-    global _tasks
-    _tasks = tasks
-    with multiprocessing.get_context("fork").Pool(n_processes) as pool:
-        yield from pool.imap_unordered(_make_numbered, range(len(tasks)))
-    _tasks = []
+    # Not forked: the caller may have threads or a GPU.
+    n = min(n_processes, len(members))
+    with multiprocessing.get_context("spawn").Pool(n, _start, (maker,)) as pool:
+        yield from pool.imap_unordered(_make, members)
 
 
-def _make_numbered(number: int) -> str:
-    return _make_one(*_tasks[number])
+def _start(maker: _Maker) -> None:
+    _makers.append(maker)
 
 
-def _make_one(
-    folder: Path,
-    source: CorpusSource,
-    name: str,
-    variant: Variant,
-    n_expressions: int,
-    samples: SampleSdfConfig,
-    seed: int,
-) -> str:
-    subject = make_subject(source, name, variant, n_expressions=n_expressions, samples=samples, seed=seed)
-    facts = {"subject": name, "template_hash": source.topology.template_hash}
-    if subject.samples is not None:
-        write_sdf_samples(folder / f"{name}-sdf.safetensors", subject.samples, facts)
-    write_subject(folder / f"{name}.safetensors", subject)
-    return name
+def _make(member: CorpusMember) -> str:
+    return _makers[0].make(member)
 
 
 def write_subject(path: Path, subject: CorpusSubject) -> None:

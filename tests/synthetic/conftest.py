@@ -1,11 +1,15 @@
 """A toy head: an ellipsoid with eyeballs, a jaw and one expression. No scan of anyone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from nphm_core.geometry.subdivision import subdivided_faces, subdivision_hierarchy
+from nphm_core.synthetic.corpus import CorpusSource, source_of_map
 from nphm_core.synthetic.head_map import HeadMap, map_from_regions
 from nphm_core.template.model import HeadModel
+from nphm_core.template.template import LandmarkEmbedding, Template, bare_template
 
 
 def unit_ball(levels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,3 +74,34 @@ def toy_map() -> HeadMap:
         upper_rim=lips & (y > -0.045),
         lower_rim=lips & (y <= -0.045),
     )
+
+
+@pytest.fixture(scope="session")
+def toy_template(toy_map) -> Template:
+    """The toy head as a template: regions, landmarks and anchors of its own."""
+    model = toy_map.model
+    x, y, z = model.v_template.T
+    skin = ~toy_map.eyeball
+    bare = bare_template(model)
+    neck = skin & (y < -0.075)
+    face = skin & (z > 0.02) & ~neck & (y < 0.06)
+    ears = skin & (np.abs(x) > 0.068) & (np.abs(y) < 0.02)
+    regions = bare.regions | {
+        "face": face & ~ears,
+        "ears": ears,
+        "neck": neck,
+        "scalp": skin & ~(face | ears | neck),
+        "eyeballs": toy_map.eyeball,
+        "hidden": np.zeros(len(x), bool),
+    }
+    front = np.flatnonzero((z[model.faces] > 0.04).all(1) & skin[model.faces].all(1))[::5]
+    n = len(front)
+    landmarks = LandmarkEmbedding(np.arange(n), front, np.full((n, 3), 1 / 3), np.ones(n), np.ones(n))
+    anchors = np.flatnonzero(skin)[:: int(skin.sum()) // 39][:39]
+    return replace(bare, regions=regions, landmarks=landmarks, anchors=anchors)
+
+
+@pytest.fixture(scope="session")
+def toy_source(toy_map, toy_template) -> CorpusSource:
+    """The toy head as a source of people, refined once."""
+    return source_of_map("toy", toy_template, toy_map, levels=1)
