@@ -76,17 +76,23 @@ class HeadEnergy:
         """Find canonical points, from those of nearby variables if given, and measure all residuals."""
         clouds = self.clouds
         pose = Pose(variables.rotation, variables.translation, variables.log_scale)
-        identity = variables.identity[clouds.subject]
         roots = find_roots(
             self.head,
             pose.apply(clouds.points),
-            identity,
+            variables.identity[clouds.subject],
             variables.expression,
             n_steps=self.settings.root_steps,
             tolerance=self.settings.root_tolerance_mm / MM_PER_CANONICAL_UNIT,
             start=start,
             restart=restart,
         )
+        return self.measured(variables, roots)
+
+    def measured(self, variables: Variables, roots: Roots | None) -> Evaluation:
+        """Measure all residuals at known canonical points; differentiable by the variables."""
+        clouds = self.clouds
+        pose = Pose(variables.rotation, variables.translation, variables.log_scale)
+        identity = variables.identity[clouds.subject]
         found = measure(self.head, clouds.points, identity, variables.expression, pose, roots)
         has_normal = clouds.normals.abs().sum(dim=2) > 0
         agrees = ((found.normal * clouds.normals).sum(dim=2) > _MIN_NORMAL_COS) | ~has_normal
