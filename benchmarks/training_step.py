@@ -59,7 +59,7 @@ def globe(n_rings: int, n_columns: int) -> tuple[np.ndarray, np.ndarray]:
 
 def milliseconds(call: Callable[[int], object], steps: int) -> float:
     """Mean time of calls, the device's included, after a few to warm up."""
-    for step in range(10):
+    for step in range(min(10, steps)):
         call(step)
     wait()
     start = time.perf_counter()
@@ -92,19 +92,12 @@ def identity(n_subjects: int, steps: int, device: torch.device) -> dict[str, flo
     draws, sizes, part = Draws(0, "x", device), GroupSizes.of(settings), Part.whole(order.batch)
     out = {"draw": milliseconds(lambda s: samples.draw(order, s, sizes, part, generator=draws.at(s)), steps)}
     for kind in ("ensemble", "global"):
-        for compiled in (False, True) if kind == "ensemble" and device.type == "cuda" else (False,):
-            for precision in ("float32", "tf32", "bfloat16"):
-                model = IdentityModelConfig(kind=kind)
-                field = first_identity_field(model, samples.mean_anchors, None, seed=0)
-                objective = identity_objective(field, samples, settings, {}, 0, Processes(), compiled=compiled)
-                trainer = Trainer(plan(settings), field, objective)
-                with matrix_precision(precision):
-                    name = f"{kind} {precision}{' compiled' if compiled else ''}"
-                    try:
-                        out[name] = milliseconds(trainer.step, steps)
-                    except Exception as error:
-                        out[name] = f"{type(error).__name__}: {str(error)[:200]}"
-                print(name, out[name], flush=True)
+        for precision in ("float32", "tf32", "bfloat16"):
+            field = first_identity_field(IdentityModelConfig(kind=kind), samples.mean_anchors, None, seed=0)
+            objective = identity_objective(field, samples, settings, {}, 0, Processes())
+            trainer = Trainer(plan(settings), field, objective)
+            with matrix_precision(precision):
+                out[f"{kind} {precision}"] = milliseconds(trainer.step, steps)
     return out
 
 
@@ -131,7 +124,6 @@ def expression(n_scans: int, steps: int, device: torch.device) -> dict[str, floa
         trainer = Trainer(plan(settings), field, objective)
         with matrix_precision(precision):
             out[precision] = milliseconds(trainer.step, steps)
-        print("expression", precision, out[precision], flush=True)
     return out
 
 

@@ -73,7 +73,9 @@ def training_parser(stage: str, description: str | None) -> argparse.ArgumentPar
         help="refuse to start anew where the states in --out are of other settings; without it such states are "
         "discarded. A run with the same settings and data always goes on from its states",
     )
-    parser.add_argument("--max-memory-mb", type=float, default=24_000.0, help="of the device, for samples")
+    parser.add_argument(
+        "--max-memory-mb", type=float, help="of the device, for samples; by default half of what is free"
+    )
     return parser
 
 
@@ -84,6 +86,7 @@ def run_training(stage: str, section: type[Section], train: Callable[..., None],
     try:
         settings = read_section(section, _json(options.settings), stage)
         with training_device(options.device) as device:
+            options.max_memory_mb = options.max_memory_mb or _half_of_free_memory_mb(device)
             train(options, settings, device)
     except NphmError as error:
         log.error("%s", error)
@@ -165,6 +168,14 @@ def training_device(name: str) -> "Iterator[torch.device]":
         yield device
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _half_of_free_memory_mb(device: "torch.device") -> float:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2e6
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2e6
 
 
 def run_of(options: argparse.Namespace, stage: str, data_key: str) -> "Run":

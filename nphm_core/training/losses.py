@@ -108,15 +108,17 @@ def expression_terms(
 ) -> ExpressionTerms:
     """Evaluate the deformation once at all points, and give the terms; differentiable by weights and codes.
 
-    `space` are points without a correspondence. A backward field is given the pairs the other way round.
+    `space` are points without a correspondence. A backward field is given the pairs the other way round; its ambient
+    coordinates are held at zero as if they were further coordinates of the point, since that is where the first stage
+    trained the identity field.
     """
     condition = field.condition(identity_code, anchors) + condition_noise
     source, target = batch.canonical, batch.posed
     if field.is_backward:
         source, target = target, source
-    offset = field.deformation(torch.cat([source, space], dim=1), condition, expression_code).float()
-    n_pairs = source.shape[1]
-    error = (source + offset[:, :n_pairs] - target).square().mean(dim=2)
+    warp = field.warp(torch.cat([source, space], dim=1), condition, expression_code)
+    offset, n_pairs = warp.offset, source.shape[1]
+    error = torch.cat([source + offset[:, :n_pairs] - target, warp.ambient[:, :n_pairs]], dim=2).square().mean(dim=2)
     terms = {
         "pairs": _mean(error, batch.weight),
         "codes": expression_code.square().sum(dim=1).mean(),

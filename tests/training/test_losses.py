@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nphm_core.config import ExpressionModelConfig, IdentityModelConfig, TrainExpressionConfig, TrainIdentityConfig
-from nphm_core.models.expression_field import ExpressionField
+from nphm_core.models.expression_field import ExpressionField, Warp
 from nphm_core.models.identity_field import IdentityField, build_identity_field
 from nphm_core.models.released import read_released
 from nphm_core.training.losses import expression_terms, identity_terms, points_in_space
@@ -121,8 +121,21 @@ def pair_batch(offset: torch.Tensor, weight: torch.Tensor) -> PairBatch:
 class ShiftField(ExpressionField):
     """Moves every point by the first three numbers of the code; in either direction."""
 
-    def deformation(self, points, condition, expression_code):
-        return expression_code[:, None, :3].expand_as(points) + 0 * condition.sum()
+    def warp(self, points, condition, expression_code):
+        ambient = expression_code[:, None, 3 : 3 + self.n_ambient].expand(-1, points.shape[1], -1)
+        return Warp(expression_code[:, None, :3].expand_as(points) + 0 * condition.sum(), ambient)
+
+
+def test_ambient_coordinates_are_held_at_zero():
+    settings = TrainExpressionConfig(model=ExpressionModelConfig(direction="backward", n_expression=5, n_ambient=2))
+    code = torch.tensor([0.0, 0, 0, 0.1, 0.2]).repeat(2, 1)
+    batch = pair_batch(torch.zeros(2, 6, 3), torch.ones(2, 6))
+    with torch.no_grad():
+        terms = expression_terms(
+            ShiftField(settings.model, 7), batch, torch.zeros(2, 7), torch.zeros(2, 39, 3), code,
+            torch.zeros(2, 0, 3), torch.zeros(2, 32), settings,
+        )  # fmt: skip
+    assert float(terms.pairs) == pytest.approx((0.01 + 0.04) / 5, rel=1e-5)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
