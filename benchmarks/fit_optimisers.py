@@ -159,7 +159,8 @@ def main() -> int:
         runs.append((f"Adam {rate:g}", lambda rate=rate, n=n: run_adam(energy, start, kernel, n, rate), n))
     rows = []
     for name, run, n_steps in runs:
-        run() if options.warm else None
+        if options.warm:
+            run()
         watch = run()
         for seconds, value in watch.lines[:: max(1, len(watch.lines) // 8)] + watch.lines[-1:]:
             rows.append((name, f"{seconds:.2f}", f"{value:.1f}", f"{1000 * watch.lines[-1][0] / n_steps:.1f}"))
