@@ -87,7 +87,7 @@ def _write_legends(page: Sheet, y: int, width: int, largest_mm: float) -> None:
     page.text(left[0], y, "above: front, below: subject's left", _SMALL, SOFT)
     for k, (colour, text) in enumerate(((CLAY, "the scan lies in front"), (FIT_BLUE, "the fit lies in front"))):
         page.text(page.swatch(left[1], y + 20 * k + 2, 11, _rgb(colour)), y + 20 * k, text, _SMALL, SOFT)
-    page.colour_bar(left[3], y + 2, width - 90, 12, largest_mm, _SMALL)
+    page.colour_bar(left[3], y + 2, max(40, width - 90), 12, largest_mm, _SMALL)
     page.text(page.swatch(left[3], y + 40, 11, _rgb(UNSEEN / 255)), y + 38, "not seen by the scan", _SMALL, SOFT)
 
 

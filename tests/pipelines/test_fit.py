@@ -1,0 +1,140 @@
+"""The command that fits scans: files in, a folder with mesh, codes, facts and picture for each out."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nphm_core.geometry.mesh import Mesh
+from nphm_core.io.files import read_json, read_safetensors, write_json
+from nphm_core.io.meshes import read_facts, read_mesh, write_mesh
+from nphm_core.io.ply import write_ply
+from nphm_core.models.neural_head import NeuralHead
+from nphm_core.records import scan_folder, write_record
+from nphm_core.spaces import MM_PER_CANONICAL_UNIT, Similarity
+from pipelines import fit, fit_inputs
+from tests.fitting.blob_head import blob_head, surface_points
+
+IDENTITY, EXPRESSION = torch.tensor([[0.9, -0.8, 0.5, 1.1, -1.0]]), torch.tensor([[0.7, -0.6]])
+SETTINGS = json.dumps({"n_points": 250, "n_steps": 6, "n_starts": 2, "resolution": 24})
+IN_MM = Similarity(MM_PER_CANONICAL_UNIT, np.eye(3), np.array([10.0, -5.0, 20.0]))
+
+
+@pytest.fixture
+def head(monkeypatch) -> NeuralHead:
+    model = blob_head()
+    monkeypatch.setattr("pipelines.fit_outputs.from_pretrained", lambda folder, *, device: model.to(device))
+    return model
+
+
+def write_cloud(path: Path, head: NeuralHead, T_observed_canonical: Similarity = IN_MM) -> None:
+    directions = torch.randn(500, 3, generator=torch.Generator().manual_seed(7))
+    directions[:, 2] = directions[:, 2].abs()
+    points, normals = (part.double().numpy() for part in surface_points(head, IDENTITY, EXPRESSION, directions))
+    write_ply(
+        path,
+        Mesh(
+            T_observed_canonical.apply(points),
+            np.zeros((0, 3), np.int64),
+            T_observed_canonical.apply_directions(normals),
+        ),
+    )
+
+
+def run(*arguments: str | Path) -> int:
+    return fit.main([str(a) for a in (*arguments, "--settings", SETTINGS, "--device", "cpu")])
+
+
+def test_a_scan_in_metres_gives_a_mesh_in_its_own_frame_in_mm(head, tmp_path) -> None:
+    metres = Similarity(0.001, np.eye(3), np.zeros(3)) @ IN_MM
+    write_cloud(tmp_path / "my scan.ply", head, metres)
+    out = tmp_path / "out"
+    code = run(
+        tmp_path / "my scan.ply", "--model", tmp_path, "--out", out, "--align", "given", "--unit", "m",
+        "--picture-px", 60,
+    )  # fmt: skip
+    assert code == 0
+    folder = out / "my-scan"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"fit.json", "codes.safetensors", "mesh.ply", "mesh.json", "fit.png"}
+    facts = read_json(folder / "fit.json")
+    assert facts["residual_mm"] < 0.5
+    assert (facts["scan"], facts["aligned_by"], facts["unit"]) == ("subject/my-scan", "given", "mm")
+    assert read_json(out / "fit.json")["scans"][0]["folder"] == "my-scan"
+    mesh = read_mesh(folder / "mesh.ply")
+    assert read_facts(folder / "mesh.ply")["space"] == "metric"
+    back = Similarity.from_json(facts["T_canonical_metric"]) @ IN_MM
+    assert np.allclose(back.matrix(), np.eye(4), atol=0.02)
+    assert np.abs(mesh.vertices - IN_MM.translation).max() < 250
+    codes, _ = read_safetensors(folder / "codes.safetensors")
+    assert np.abs(codes["identity_code"] - IDENTITY.numpy()[0]).max() < 0.3
+
+
+def test_scans_of_a_run_start_from_its_linear_fit(head, tmp_path) -> None:
+    results = tmp_path / "results"
+    folder = scan_folder(results, "anna/smile")
+    folder.mkdir(parents=True)
+    write_cloud(tmp_path / "scan.ply", head)
+    cloud = read_mesh(tmp_path / "scan.ply")
+    write_mesh(folder / "scan.ply", cloud, {"space": "scan", "unit": "mm"})
+    write_json(folder / "landmarks3d.json", {"mm_per_scan_unit": 1.0, "unit": "mm", "flip_faces": False})
+    write_json(folder / "flame.json", {"T_canonical_metric": IN_MM.inverse().to_json()})
+    for stage in ("ingest", "backproject", "flame_fit"):
+        write_record(results, "anna/smile", stage, {"status": "ok", "metrics": {"row": {"mm_per_unit": 1.0}}})
+    out = tmp_path / "out"
+    code = run("anna/smile", "--results", results, "--model", tmp_path, "--out", out, "--picture-px", 0)
+    assert code == 0
+    facts = read_json(out / "smile" / "fit.json")
+    assert facts["aligned_by"] == "faces"
+    assert facts["residual_mm"] < 0.5
+    assert not (out / "smile" / "fit.png").exists()
+
+
+def test_a_scan_without_a_face_is_searched_for_with_a_warning(head, tmp_path, caplog) -> None:
+    results = tmp_path / "results"
+    folder = scan_folder(results, "anna/side")
+    folder.mkdir(parents=True)
+    write_cloud(tmp_path / "scan.ply", head)
+    write_mesh(folder / "scan.ply", read_mesh(tmp_path / "scan.ply"), {"space": "scan", "unit": "mm"})
+    write_record(results, "anna/side", "ingest", {"status": "ok", "metrics": {"row": {"mm_per_unit": 1.0}}})
+    write_record(results, "anna/side", "backproject", {"status": "blocked", "reason": "no face was found"})
+    (scan,) = fit_inputs.read_results(results, None, ["anna/side"])
+    assert scan.T_canonical_mesh is None
+    assert scan.mm_per_unit == 1.0
+    assert "no face was found" in scan.warnings[0]
+
+
+def test_scan_ids_are_made_of_file_names_and_differ() -> None:
+    paths = [Path("a/scan.ply"), Path("b/scan.ply"), Path("b/My Scan (2).obj")]
+    assert fit_inputs.scan_ids_of(paths, separate=False) == ["subject/scan", "subject/scan-2", "subject/My-Scan-2"]
+    assert fit_inputs.scan_ids_of(paths, separate=True)[1] == "scan-2/scan"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("x.ply",), "no --template is given"),
+        (("x.ply", "--align", "given"), "the unit is auto; expected one of"),
+        (("a/x", "b/y", "--results", "r"), "the scans are of 2 subjects; expected one"),
+        (("a/x", "--results", "r"), "the scan has no record of ingest"),
+        (("a/x", "--results", "r", "--align", "none"), "--align is for scan files"),
+    ],
+)
+def test_wrong_calls_end_with_a_message(arguments, message, tmp_path, caplog) -> None:
+    if "x.ply" in arguments:
+        write_cloud(tmp_path / "x.ply", blob_head())
+        arguments = tuple(tmp_path / "x.ply" if a == "x.ply" else a for a in arguments)
+    assert run(*arguments, "--model", tmp_path, "--out", tmp_path / "out") == 1
+    assert message in caplog.text
+
+
+def test_help_is_there_at_once() -> None:
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "pipelines.fit", "--help"], capture_output=True, text=True, check=True)
+    assert "--model" in done.stdout
+    assert time.perf_counter() - started < 4
