@@ -81,7 +81,9 @@ def training_parser(stage: str, description: str | None) -> argparse.ArgumentPar
 
 def run_training(stage: str, section: type[Section], train: Callable[..., None], options: argparse.Namespace) -> int:
     """Run a stage's command and give its exit code; `train` takes the options, the settings and the device."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    # Of several processes all see the same data: the first one tells of it.
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     started = time.monotonic()
     try:
         settings = read_section(section, _json(options.settings), stage)

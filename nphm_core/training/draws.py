@@ -79,6 +79,8 @@ class Part:
     stop: int
     n_rows: int
     """Rows of the whole batch."""
+    copies: int = 1
+    """Processes that work on the very same rows."""
 
     @classmethod
     def whole(cls, n_rows: int) -> "Part":
@@ -87,13 +89,18 @@ class Part:
 
     @classmethod
     def of(cls, n_rows: int, rank: int, n_processes: int) -> "Part":
-        """Give the rows of one process among several; they differ by one row at most."""
+        """Give the rows of one process among several; they differ by one row at most.
+
+        Of a batch with fewer rows than processes all do the whole.
+        """
+        if n_rows < n_processes:
+            return cls(0, n_rows, n_rows, n_processes)
         return cls(n_rows * rank // n_processes, n_rows * (rank + 1) // n_processes, n_rows)
 
     @property
     def share(self) -> float:
         """Its share of the batch; a mean over the batch is the sum of parts' means, each times its share."""
-        return (self.stop - self.start) / self.n_rows
+        return (self.stop - self.start) / self.n_rows / self.copies
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Give the part of something that has a row for each row of the batch."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from nphm_core.errors import TrainingError
 from nphm_core.training.draws import Part
 
 
@@ -34,12 +33,7 @@ class Processes:
         return self.rank == 0
 
     def part(self, n_rows: int) -> Part:
-        """Give this process's rows of a batch; TrainingError where some process would have none."""
-        if n_rows < self.count:
-            raise TrainingError(
-                f"a batch of {n_rows} cannot be split over {self.count} processes; expected at least one row for each. "
-                "Start fewer processes, or raise the batch in the settings if there is more data."
-            )
+        """Give this process's rows of a batch."""
         return Part.of(n_rows, self.rank, self.count)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:

@@ -91,19 +91,23 @@ def train_expression(
     identity_codes = head.identity_codes
     if joint is not None and settings.joint_steps:
         identity_codes, last = _train_jointly(made, head, joint, objective, plan, run, key)
-    trained = NeuralHead(
+    codes = objective.codebooks["expression"].codes
+    found = codes[:0] if held_out is None else held_out.codebooks["expression"].codes
+    return TrainedExpression(_assembled(head, field, identity_codes, pairs.scans, codes), names[1], found, last)
+
+
+def _assembled(
+    head: NeuralHead, field: ExpressionField, identity_codes: Tensor, scans: tuple[str, ...], codes: Tensor
+) -> NeuralHead:
+    return NeuralHead(
         head.identity,
         field,
         identity_codes=identity_codes,
-        expression_codes=objective.codebooks["expression"].codes,
+        expression_codes=codes,
         subjects=head.subjects,
-        scans=pairs.scans,
+        scans=scans,
         template_hash=head.template_hash,
         facts=head.facts,
-    )
-    none = torch.zeros(0, field.n_code, device=device)
-    return TrainedExpression(
-        trained, names[1], none if held_out is None else held_out.codebooks["expression"].codes, last
     )
 
 

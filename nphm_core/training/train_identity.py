@@ -59,27 +59,26 @@ def train_identity(
         held_out = identity_objective(
             field, validation, settings, {}, seed, processes, purpose="identity held out", compiled=compiled
         )
-    plan = Plan(
+    plan = _plan(settings, objective.order.steps_an_epoch)
+    last = Trainer(plan, field, objective, held_out, processes).run(
+        run or Run(), key=run_key(settings, seed, names, initial, n_ambient)
+    )
+    codes = objective.codebooks["identity"].codes
+    head = NeuralHead(field, None, identity_codes=codes, subjects=samples.subjects, template_hash=template_hash)
+    found = codes[:0] if held_out is None else held_out.codebooks["identity"].codes
+    return TrainedIdentity(head, names[1], found, last)
+
+
+def _plan(settings: TrainIdentityConfig, steps_an_epoch: int) -> Plan:
+    return Plan(
         stage="identity",
         n_steps=settings.n_steps,
         log_every=settings.log_every,
         checkpoint_every=settings.checkpoint_every,
         optimiser=settings.optimiser,
         precision=settings.precision,
-        validate_every=validation_interval(objective.order.steps_an_epoch),
+        validate_every=validation_interval(steps_an_epoch),
     )
-    last = Trainer(plan, field, objective, held_out, processes).run(
-        run or Run(), key=run_key(settings, seed, names, initial, n_ambient)
-    )
-    head = NeuralHead(
-        field,
-        None,
-        identity_codes=objective.codebooks["identity"].codes,
-        subjects=samples.subjects,
-        template_hash=template_hash,
-    )
-    none = torch.zeros(0, field.n_code, device=samples.device)
-    return TrainedIdentity(head, names[1], none if held_out is None else held_out.codebooks["identity"].codes, last)
 
 
 def validation_interval(steps_an_epoch: int) -> int:

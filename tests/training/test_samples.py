@@ -75,6 +75,15 @@ def test_a_step_split_over_processes_draws_what_one_process_draws(samples):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
 
 
+@pytest.mark.parametrize(("n_rows", "n_processes"), [(7, 3), (4, 4), (2, 5)])
+def test_the_shares_of_all_parts_make_one_batch(n_rows, n_processes):
+    parts = [Part.of(n_rows, rank, n_processes) for rank in range(n_processes)]
+    assert sum(part.share for part in parts) == pytest.approx(1)
+    values = torch.rand(n_rows, generator=torch.Generator().manual_seed(0))
+    mean = sum(part.share * part(values).mean() for part in parts)
+    assert float(mean) == pytest.approx(float(values.mean()))
+
+
 def test_steps_differ_and_a_step_repeats(samples):
     assert torch.equal(draw(samples, step=3).points, draw(samples, step=3).points)
     assert not torch.equal(draw(samples, step=3).points, draw(samples, step=5).points)
