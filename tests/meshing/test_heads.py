@@ -3,48 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from nphm_core.meshing import Extraction, canonical_mesh, posed_mesh, posed_meshes
-from nphm_core.models.identity_field import IdentityField
-from nphm_core.models.neural_head import NeuralHead
+from tests.meshing.sphere_head import SphereHead
 
 COARSE = Extraction(resolution=40, coarse_resolution=20)
-
-
-class SphereIdentity(IdentityField):
-    """A sphere whose radius is its code."""
-
-    n_code, n_ambient = 1, 0
-
-    def anchors(self, code):
-        return code.new_zeros(len(code), 39, 3)
-
-    def sdf(self, points, code, ambient=None):
-        assert (ambient is None) == (self.n_ambient == 0)
-        return points.norm(dim=2) - code[:, :1]
-
-    def sdf_and_gradient(self, points, code, ambient=None):
-        return self.sdf(points, code, ambient), functional.normalize(points, dim=2)
-
-
-class Stretched(NeuralHead):
-    """A sphere that an expression moves along x and stretches along y, forward or backward."""
-
-    is_backward = False
-
-    def __init__(self, is_backward=False):
-        super().__init__(SphereIdentity(), None, identity_codes=torch.zeros(0, 1))
-        self.is_backward = is_backward
-
-    def posed(self, points, identity_code, expression_code):
-        x, y, z = points.unbind(dim=2)
-        return torch.stack([x + expression_code[:, :1], y * expression_code[:, 1:], z], dim=2)
-
-    def posed_sdf(self, points, identity_code, expression_code):
-        x, y, z = points.unbind(dim=2)
-        canonical = torch.stack([x - expression_code[:, :1], y / expression_code[:, 1:], z], dim=2)
-        return self.identity.sdf(canonical, identity_code)
 
 
 def implicit(vertices, move, stretch):
@@ -52,31 +15,33 @@ def implicit(vertices, move, stretch):
 
 
 def test_the_canonical_mesh_is_the_identitys():
-    mesh = canonical_mesh(Stretched(), torch.tensor([0.3]), COARSE)
+    mesh = canonical_mesh(SphereHead(), torch.tensor([0.3]), COARSE)
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices, axis=1), 0.3, atol=2e-3)
 
 
 @pytest.mark.parametrize("is_backward", [False, True])
 def test_a_posed_mesh_is_where_the_expression_moves_it(is_backward):
-    mesh = posed_mesh(Stretched(is_backward), torch.tensor([0.3]), torch.tensor([0.05, 0.8]), 40, how=COARSE)
+    mesh = posed_mesh(
+        SphereHead(is_backward=is_backward), torch.tensor([0.3]), torch.tensor([0.05, 0.8]), 40, how=COARSE
+    )
     np.testing.assert_allclose(implicit(mesh.vertices, 0.05, 0.8), 0.3, atol=3e-3)
 
 
 def test_expressions_of_a_forward_model_share_their_faces():
     codes = torch.tensor([[0.0, 1.0], [0.1, 1.2]])
-    first, second = posed_meshes(Stretched(), torch.tensor([0.25]), codes, COARSE)
+    first, second = posed_meshes(SphereHead(), torch.tensor([0.25]), codes, COARSE)
     assert first.faces is second.faces
     moved = first.vertices * [1, 1.2, 1] + [0.1, 0, 0]
     np.testing.assert_allclose(second.vertices, moved, atol=1e-6)
 
 
 def test_without_an_expression_a_head_is_canonical():
-    head, code = Stretched(), torch.tensor([0.3])
+    head, code = SphereHead(), torch.tensor([0.3])
     mesh = posed_mesh(head, code, None, 40, how=COARSE)
     np.testing.assert_array_equal(mesh.vertices, canonical_mesh(head, code, COARSE).vertices)
 
 
 def test_a_canonical_mesh_of_a_backward_model_has_ambient_coordinates_of_zero():
-    head = Stretched(is_backward=True)
+    head = SphereHead(is_backward=True)
     head.identity.n_ambient = 2
     assert canonical_mesh(head, torch.tensor([0.3]), COARSE).n_faces > 100

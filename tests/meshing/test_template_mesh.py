@@ -6,25 +6,15 @@ import torch
 from torch.nn import functional
 
 from nphm_core.errors import TemplateError
-from nphm_core.geometry.mesh import face_normals
-from nphm_core.geometry.subdivision import loop_subdivision
+from nphm_core.geometry.mesh import Mesh, face_normals
 from nphm_core.meshing.anchor_start import bent_to_points
 from nphm_core.meshing.displacement import SmoothDisplacement
 from nphm_core.meshing.grid import Box
-from nphm_core.meshing.template_mesh import project_template
+from nphm_core.meshing.template_mesh import project_template, template_head
+from tests.meshing.sphere_head import SphereHead, ball, ball_template
 
 BOX = Box((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 NOSE = np.array([0.0, 0.0, 0.4])
-
-
-def ball(n_levels=4):
-    corners = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
-    faces = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
-    for _ in range(n_levels):
-        step = loop_subdivision(faces, len(corners))
-        corners, faces = step.matrix @ corners, step.faces
-        corners = corners / np.linalg.norm(corners, axis=1, keepdims=True)
-    return corners, faces
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +115,30 @@ def test_a_bend_meets_its_points_and_fades_to_their_common_shift():
     target = source + 0.01 * rng.standard_normal((39, 3))
     np.testing.assert_allclose(bent_to_points(source, source, target), target, atol=1e-9)
     np.testing.assert_allclose(bent_to_points(source, source, source + 0.5), source + 0.5, atol=1e-9)
+
+
+def test_a_head_in_template_topology_has_its_vertices_landmarks_and_morph_targets():
+    template, head = ball_template(), SphereHead()
+    unit, faces = ball()
+    codes = torch.tensor([[0.0, 1.0], [0.1, 0.8]])
+    found = template_head(head, template, torch.tensor([0.36]), codes)
+    assert found.canonical.on_surface[~template.regions["hidden"]].all()
+    np.testing.assert_allclose(found.canonical.vertices, 0.36 * unit, atol=2e-3)
+    np.testing.assert_allclose(found.posed[0], found.canonical.vertices, atol=1e-6)
+    seen = found.canonical.on_surface
+    moved = found.canonical.vertices * [1, 0.8, 1] + [0.1, 0, 0]
+    np.testing.assert_allclose(found.posed[1][seen], moved[seen], atol=1e-6)
+    # What is hidden follows; a stretch is no rigid motion, so it does so nearly.
+    np.testing.assert_allclose(found.posed[1], moved, atol=5e-3)
+    np.testing.assert_allclose(found.landmarks(1)[33], moved[faces[20]].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(found.landmarks68(1), moved[faces[:68, 0]], atol=1e-6)
+    assert found.mesh(1).faces is template.faces
+
+
+def test_a_registered_head_may_be_the_start():
+    template, head = ball_template(), SphereHead()
+    unit, faces = ball()
+    found = template_head(head, template, torch.tensor([0.36]), rest=Mesh(0.37 * unit, faces))
+    np.testing.assert_allclose(found.canonical.vertices, 0.36 * unit, atol=5e-4)
+    assert found.posed.shape == (0, len(unit), 3)
+    assert found.mesh().n_vertices == len(unit)
