@@ -7,24 +7,26 @@ missing. Points may be in any unit and pose.
 """
 
 import logging
-from dataclasses import dataclass
+import time
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
 from nphm_core.config import FitConfig
-from nphm_core.errors import FittingError
-from nphm_core.fitting.linear_energy import Cloud, Codes, Kernel, LinearEnergy
+from nphm_core.fitting.fit import FitResult
+from nphm_core.fitting.linear_energy import Cloud, Codes, Kernel, LinearEnergy, Matches
 from nphm_core.fitting.linear_start import StartSearch
 from nphm_core.fitting.linear_surface import LinearSurface
+from nphm_core.fitting.observations import Observation, checked_observation
 from nphm_core.models.linear_head import LinearHead
-from nphm_core.spaces import Similarity
+from nphm_core.spaces import MM_PER_CANONICAL_UNIT, Similarity, align_points
 
 log = logging.getLogger(__name__)
 
-_MIN_POINTS = 50
-_N_CANDIDATES = 4
+_MIN_ANCHORS = 4
+_UNKNOWN_SCALE_STD = 0.3
 _N_COARSE_POINTS = 500
 _COARSE_STEPS, _STEPS = 10, 40
 _KERNEL_START_MM = 20.0
@@ -34,47 +36,21 @@ _CONVERGED = 1e-4
 _COMPARED_STD_MM = 1.0
 
 
-@dataclass(frozen=True)
-class LinearObservation:
-    """The points of one scan."""
-
-    points: Float[ndarray, "n 3"]
-    """In any unit and pose."""
-    normals: Float[ndarray, "n 3"] | None = None
-    """Outward unit normals; None if there are none."""
-    anchors: Float[ndarray, "n_anchors 3"] | None = None
-    """The model's anchors on the scan, NaN rows where it does not show them."""
-    T_canonical_observed: Similarity | None = None
-    """A start for the pose, good or not; None searches everywhere."""
-    log_scale_std: float = np.inf
-    """How far the start's scale may be off, as a standard deviation of its logarithm: 0.01 where the unit is known."""
-
-
-@dataclass(frozen=True)
-class LinearFit:
-    """A linear head fitted to one subject's scans."""
-
-    identity_code: Float[ndarray, " n_identity"]
-    expression_codes: Float[ndarray, "n_scans n_expression"]
-    T_canonical_observed: tuple[Similarity, ...]
-    spread_mm: tuple[float, ...]
-    """Robust standard deviation of the points around the posed surface, of each scan, in canonical mm."""
-    energies: tuple[float, ...]
-    """After each iteration; each has its own kernel."""
-
-
 def fit_linear_heads(
-    model: LinearHead,
-    problems: list[tuple[LinearObservation, ...]],
+    head: LinearHead,
+    problems: list[tuple[Observation, ...]],
     settings: FitConfig,
     *,
-    rng: np.random.Generator,
-) -> list[LinearFit]:
-    """Fit the model to subjects, each with one or more scans that share the identity.
+    generator: torch.Generator,
+) -> list[FitResult]:
+    """Fit the model to subjects, each with one or more scans that share the identity; called like `fit_heads`.
 
     Raises FittingError where a scan has hardly any points.
     """
-    surface = LinearSurface(model)
+    if not problems or not all(problems):
+        raise ValueError("every subject needs at least one observation")
+    rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+    surface = LinearSurface(head)
     search = StartSearch.of_surface(surface, rng=rng)
     return [_fit_subject(surface, search, problem, settings, rng) for problem in problems]
 
@@ -82,58 +58,71 @@ def fit_linear_heads(
 def _fit_subject(
     surface: LinearSurface,
     search: StartSearch,
-    observations: tuple[LinearObservation, ...],
+    observations: tuple[Observation, ...],
     settings: FitConfig,
     rng: np.random.Generator,
-) -> LinearFit:
-    frames, clouds, poses = [], [], []
-    for observation in observations:
-        frame, cloud, pose = _prepare(surface, search, observation, settings, rng)
-        frames.append(frame)
-        clouds.append(cloud)
-        poses.append(pose)
-    energy = LinearEnergy(surface, tuple(clouds))
-    codes, energies, spread = _minimise(energy, energy.start(tuple(poses)), _STEPS, settings)
-    return LinearFit(
+) -> FitResult:
+    started = time.perf_counter()
+    prepared = [_prepare(surface, search, checked_observation(o), settings, rng) for o in observations]
+    energy = LinearEnergy(surface, tuple(cloud for _, cloud, _ in prepared), settings)
+    codes, matches, energies = _minimise(energy, energy.start(tuple(pose for *_, pose in prepared)), _STEPS, settings)
+    # The cloud has about canonical size; its pose says how far from it.
+    distances = [found.distance_mm / pose.scale for found, pose in zip(matches, codes.poses, strict=True)]
+    return FitResult(
         codes.identity,
         np.stack(codes.expressions),
-        tuple(pose.inverse() @ frame for pose, frame in zip(codes.poses, frames, strict=True)),
-        # The cloud has about canonical size; its pose says how far from it.
-        tuple(s / pose.scale for s, pose in zip(spread, codes.poses, strict=True)),
+        tuple(pose.inverse() @ frame for pose, (frame, _, _) in zip(codes.poses, prepared, strict=True)),
+        tuple(float(np.median(d)) for d in distances),
+        tuple(float(np.quantile(d, 0.95)) for d in distances),
+        # Every point has a closest one.
+        (1.0,) * len(distances),
         tuple(energies),
+        time.perf_counter() - started,
     )
 
 
 def _prepare(
     surface: LinearSurface,
     search: StartSearch,
-    observation: LinearObservation,
+    observation: Observation,
     settings: FitConfig,
     rng: np.random.Generator,
 ) -> tuple[Similarity, Cloud, Similarity]:
     """Give the map from the observed to the cloud's frame, the cloud, and the pose to start from."""
-    points, normals, anchors = _checked(observation)
+    points = observation.points
     ids = np.sort(rng.permutation(len(points))[: settings.n_points])
-    start = None if observation.T_canonical_observed is None else observation.T_canonical_observed.inverse()
-    candidates = search.poses(points, normals, start, n_best=_N_CANDIDATES, rng=rng)
-    if start is not None:
-        candidates = [start, *candidates]
+    given = observation.T_canonical_observed
+    start = None if given is None else given.inverse()
+    candidates = search.poses(points, observation.normals, start, n_best=settings.n_starts, rng=rng)
+    more = (_anchor_pose(surface, observation), start)
+    candidates = [*(pose for pose in more if pose is not None), *candidates]
     # One frame for all candidates, or their distances could not be compared.
     frame = _frame(points, candidates[0].scale)
     few = np.sort(rng.permutation(len(ids))[:_N_COARSE_POINTS])
-    coarse = _cloud(frame, points, normals, anchors, ids[few], observation)
-    pose = _best_pose(LinearEnergy(surface, (coarse,)), [frame @ candidate for candidate in candidates], settings)
+    coarse = LinearEnergy(surface, (_cloud(frame, observation, ids[few], settings),), settings)
+    pose = _best_pose(coarse, [frame @ candidate for candidate in candidates], settings)
     exact = _frame(points, pose.scale * candidates[0].scale)
-    return exact, _cloud(exact, points, normals, anchors, ids, observation), exact @ frame.inverse() @ pose
+    return exact, _cloud(exact, observation, ids, settings), exact @ frame.inverse() @ pose
+
+
+def _anchor_pose(surface: LinearSurface, observation: Observation) -> Similarity | None:
+    """Align the mean head's anchors to those on the scan; from canonical space to the scan."""
+    if observation.anchors is None:
+        return None
+    known = np.isfinite(observation.anchors).all(axis=1)
+    if known.sum() < _MIN_ANCHORS:
+        return None
+    code = np.concatenate([np.zeros(surface.n_identity), surface.head.expression_mean.astype(np.float64)])
+    return align_points(surface.anchors(code)[known], observation.anchors[known])
 
 
 def _best_pose(energy: LinearEnergy, poses: list[Similarity], settings: FitConfig) -> Similarity:
     """Fit coarsely from each pose and give the one that explains the points best."""
     best, lowest = poses[0], np.inf
     for start in poses:
-        codes, _, spread = _minimise(energy, energy.start((start,)), _COARSE_STEPS, settings)
-        value = energy.value(codes, energy.match(codes), _kernel(settings, 1.0, (_COMPARED_STD_MM,)))
-        log.debug("start: energy %.1f, spread %.2f mm", value, spread[0])
+        codes, matches, _ = _minimise(energy, energy.start((start,)), _COARSE_STEPS, settings)
+        value = energy.value(codes, matches, _kernel(settings, 1.0, (_COMPARED_STD_MM,)))
+        log.debug("start: energy %.1f", value)
         if value < lowest:
             lowest, best = value, codes.poses[0]
     return best
@@ -141,8 +130,8 @@ def _best_pose(energy: LinearEnergy, poses: list[Similarity], settings: FitConfi
 
 def _minimise(
     energy: LinearEnergy, codes: Codes, n_steps: int, settings: FitConfig
-) -> tuple[Codes, list[float], tuple[float, ...]]:
-    """Run Levenberg-Marquardt; give the codes, the energy after each iteration, and the points' spread."""
+) -> tuple[Codes, tuple[Matches, ...], list[float]]:
+    """Run Levenberg-Marquardt; give the codes, their matches, and the energy after each iteration."""
     matches = energy.match(codes)
     spread = energy.spread_mm(matches)
     damping, energies, n_still = 1e-3, [], 0
@@ -167,26 +156,13 @@ def _minimise(
         n_still = n_still + 1 if progress >= 1 and before - after < _CONVERGED * before else 0
         if n_still >= 2:
             break
-    return codes, energies, spread
+    return codes, matches, energies
 
 
 def _kernel(settings: FitConfig, progress: float, spread: tuple[float, ...]) -> Kernel:
     start = max(_KERNEL_START_MM, settings.robust_mm)
     scale = start ** (1 - progress) * settings.robust_mm**progress
-    return Kernel(scale, spread, 1.0, settings.weight_landmarks)
-
-
-def _checked(observation: LinearObservation) -> tuple[ndarray, ndarray | None, ndarray | None]:
-    """Give finite points as float64, with their normals, and the anchors."""
-    kept = np.isfinite(observation.points).all(1)
-    if kept.sum() < _MIN_POINTS:
-        raise FittingError(
-            f"the scan has {int(kept.sum())} points; expected at least {_MIN_POINTS}. Give more points of the head, or "
-            "leave this scan out"
-        )
-    normals = None if observation.normals is None else observation.normals[kept].astype(np.float64)
-    anchors = None if observation.anchors is None else observation.anchors.astype(np.float64)
-    return observation.points[kept].astype(np.float64), normals, anchors
+    return Kernel(scale, spread)
 
 
 def _frame(points: Float[ndarray, "n 3"], unit: float) -> Similarity:
@@ -194,20 +170,15 @@ def _frame(points: Float[ndarray, "n 3"], unit: float) -> Similarity:
     return Similarity(1 / unit, np.eye(3), -points.mean(0) / unit)
 
 
-def _cloud(
-    frame: Similarity,
-    points: Float[ndarray, "n 3"],
-    normals: Float[ndarray, "n 3"] | None,
-    anchors: Float[ndarray, "n_anchors 3"] | None,
-    ids: Int[ndarray, " m"],
-    observation: LinearObservation,
-) -> Cloud:
-    """Give some of the points in a frame, with what is known of the scale."""
-    start = observation.T_canonical_observed
+def _cloud(frame: Similarity, observation: Observation, ids: Int[ndarray, " n"], settings: FitConfig) -> Cloud:
+    """Give some of the points in a frame, with what is known of them and of their unit."""
+    normals = np.zeros((len(ids), 3)) if observation.normals is None else observation.normals[ids]
+    mm_per_unit = observation.mm_per_unit
     return Cloud(
-        frame.apply(points[ids]),
-        None if normals is None else normals[ids],
-        None if anchors is None else frame.apply(anchors),
-        scale=1.0 if start is None else frame.scale / start.scale,
-        log_scale_std=np.inf if start is None else observation.log_scale_std,
+        points=frame.apply(observation.points[ids]),
+        weights=np.ones(len(ids)) if observation.weights is None else observation.weights[ids],
+        normals=normals,
+        anchors=None if observation.anchors is None else frame.apply(observation.anchors),
+        scale=frame.scale * MM_PER_CANONICAL_UNIT / mm_per_unit if mm_per_unit is not None else 1.0,
+        log_scale_std=settings.scale_std if mm_per_unit is not None else _UNKNOWN_SCALE_STD,
     )

@@ -28,6 +28,10 @@ class SurfacePoints:
     normal: Float[ndarray, "n 3"]
     """Unit, interpolated between the corners."""
 
+    def part(self, ids: Int[ndarray, " m"]) -> "SurfacePoints":
+        """Give some of the points."""
+        return SurfacePoints(self.corners[ids], self.barycentric[ids], self.point[ids], self.normal[ids])
+
 
 class LinearSurface:
     """The part of a linear head that scans can show, with all components in one array."""

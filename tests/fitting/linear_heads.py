@@ -38,7 +38,8 @@ def small_head(levels: int = 4) -> LinearHead:
         expression_basis=basis[..., N_IDENTITY:],
         expression_mean=np.array([0.5, 0.0, 0.0], np.float32),
         faces=faces,
-        anchors=np.array([int(np.argmax(mean[:, 2])), *np.argsort(y)[[0, -1]], *np.argsort(x)[[0, -1]]]),
+        # The tip of the nose first.
+        anchors=np.concatenate([[np.argmax(mean[:, 2])], np.linspace(0, len(mean) - 1, 38).astype(int)]),
         visible=np.ones(len(mean), bool),
         template_hash="0" * 64,
     )
