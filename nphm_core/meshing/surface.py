@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nphm_core.geometry.components import component_areas, connected_components
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.meshing.cube_cases import CORNERS, EDGES, case_triangles
 from nphm_core.meshing.grid import HEAD_BOX, Box, Grid
@@ -93,6 +92,9 @@ def march(cells: CrossedCells, grid: Grid) -> tuple[Float[Tensor, "n_vertices 3"
 
 def largest_component(mesh: Mesh) -> Mesh:
     """Keep the piece with the largest area, its vertices in their order."""
+    # Only here: a machine that trains need not have numba.
+    from nphm_core.geometry.components import component_areas, connected_components
+
     if mesh.n_faces == 0:
         return mesh
     label = connected_components(mesh.faces, mesh.n_vertices)

@@ -32,19 +32,20 @@ def _anchor_vertices(unit):
     return np.array(out)
 
 
-def ball_template():
-    """A ball of radius 0.1 m (0.4 in canonical units) without joints, with one component that makes it taller."""
+def ball_template(*, has_jaw=False):
+    """A ball of radius 0.1 m (0.4 in canonical units), with one component that makes it taller, perhaps with a jaw."""
     unit, faces = ball()
+    jaw = 1 / (1 + np.exp(20 * (unit[:, 1] + 0.3))) * (unit[:, 2] > 0) if has_jaw else np.zeros(len(unit))
     model = HeadModel(
         v_template=0.1 * unit,
         faces=faces,
         shapedirs_identity=(0.01 * unit * [0, 1, 0])[:, :, None].astype(np.float32),
         shapedirs_expression=np.zeros((len(unit), 3, 0), np.float32),
-        weights=np.ones((len(unit), 1)),
-        parents=(-1,),
-        joint_names=("root",),
-        joints=np.zeros((1, 3)),
-        joints_identity=np.zeros((1, 3, 1)),
+        weights=np.stack([1 - jaw, jaw], axis=1),
+        parents=(-1, 0),
+        joint_names=("root", "jaw" if has_jaw else "none"),
+        joints=np.zeros((2, 3)),
+        joints_identity=np.zeros((2, 3, 1)),
         name="ball",
         landmarks68=(np.arange(68), np.tile([1.0, 0.0, 0.0], (68, 1))),
     )
