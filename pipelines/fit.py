@@ -6,7 +6,7 @@ The face is found in every scan first, so nothing has to be aligned by hand; whe
 a head, the pose is searched for with the mean head. Scans of one call are expressions of one subject and share its
 identity, unless --subjects separate. With --results, scans are named SUBJECT/EXPRESSION and what the workflow has
 written for them is used. Each scan's folder below --out gets fit.json, codes.safetensors, mesh.ply (mm, in the scan's
-own frame) and fit.png.
+own frame), fit.png and, with --template, template_mesh.ply (template topology) with landmarks in its JSON.
 """
 
 import argparse
@@ -47,36 +47,49 @@ def main(arguments: list[str] | None = None) -> int:
                 "Make it with `python -m pipelines.template`, or give --align none"
             )
         with tempfile.TemporaryDirectory() as folder:
-            scans = _read_scans(options, Path(folder))
-            fit_scans(scans, options, settings)
+            scans, failed = _read_scans(options, Path(folder))
+            n_fitted = fit_scans(scans, failed, options, settings)
     except NphmError as error:
         log.error("%s", error)
         return 1
-    log.info("%d scans in %.1f s", len(scans), time.perf_counter() - started)
+    log.info("%d scans in %.1f s", n_fitted, time.perf_counter() - started)
     print(options.out)
     return 0
 
 
-def fit_scans(scans: "list[FitInput]", options: argparse.Namespace, settings: FitConfig) -> None:
-    """Fit scans and write what came of it; the file that says that all is complete comes last."""
-    from nphm_core.io.files import write_json
-    from pipelines.fit_outputs import fitted_heads, write_fit
+def fit_scans(scans: "list[FitInput]", failed: dict[str, str], options: argparse.Namespace, settings: FitConfig) -> int:
+    """Fit scans, write what came of it and give their number; the file that says that all is complete comes last.
 
-    for scan in scans:
+    With --results a scan that cannot be fitted has that as its verdict, as in any stage; of scan files it is an error.
+    """
+    from nphm_core.io.files import write_json
+    from pipelines.fit_outputs import fitted_heads, usable_scans, write_fit
+
+    usable, also = usable_scans(scans)
+    failed = failed | also
+    if failed and options.results is None:
+        raise FittingError("; ".join(f"{reason}\nScan {scan_id}" for scan_id, reason in failed.items()))
+    for scan_id, reason in failed.items():
+        log.error("%s: %s", scan_id, reason)
+    for scan in usable:
         for warning in scan.warnings:
             log.warning("%s: %s", scan.scan_id, warning)
     written: list[dict[str, Any]] = []
     (options.out / "fit.json").unlink(missing_ok=True)
-    for fitted in fitted_heads(scans, options.model, options.device, settings, options.seed):
+    template = _template(options)
+    heads = fitted_heads(usable, options.model, options.device, settings, options.seed, template) if usable else []
+    for fitted in heads:
         # One subject's scans lie side by side, as the rule `fit` wants them.
         name = fitted.scan.scan_id if options.subjects == "separate" else fitted.scan.scan_id.split("/")[1]
-        facts = write_fit(options.out / name, fitted, settings, _template(options), options.picture_px)
+        facts = write_fit(options.out / name, fitted, settings, template, options.picture_px)
         log.info("%s: %.3f mm from the fitted head (median)", fitted.scan.scan_id, facts["residual_mm"])
         written.append({"folder": name} | facts)
-    write_json(options.out / "fit.json", {"scans": written, "settings": settings.model_dump(mode="json")})
+    facts = {"scans": written, "failed": failed, "settings": settings.model_dump(mode="json")}
+    write_json(options.out / "fit.json", facts)
+    return len(written)
 
 
-def _read_scans(options: argparse.Namespace, folder: Path) -> "list[FitInput]":
+def _read_scans(options: argparse.Namespace, folder: Path) -> "tuple[list[FitInput], dict[str, str]]":
     from pipelines.fit_inputs import read_files, read_results, run_front_end
 
     separate = options.subjects == "separate"
@@ -91,8 +104,8 @@ def _read_scans(options: argparse.Namespace, folder: Path) -> "list[FitInput]":
     paths = [Path(scan) for scan in options.scans]
     if options.align == "faces":
         results = options.front_end or folder
-        return run_front_end(paths, results, options.template, options.unit, options.seed, separate=separate)
-    return read_files(paths, options.unit, separate=separate, is_upright=options.align == "given")
+        return run_front_end(paths, results, options.template, options.unit, options.seed, separate=separate), {}
+    return read_files(paths, options.unit, separate=separate, is_upright=options.align == "given"), {}
 
 
 def _template(options: argparse.Namespace) -> Any:

@@ -52,10 +52,21 @@ class FitInput:
         return self.scan_id.split("/")[0]
 
 
-def read_results(results: Path, template_folder: Path | None, scan_ids: list[str]) -> list[FitInput]:
-    """Read what the stages of a run wrote for scans; a scan without a result of them is searched for without a face."""
+def read_results(
+    results: Path, template_folder: Path | None, scan_ids: list[str]
+) -> tuple[list[FitInput], dict[str, str]]:
+    """Read what the stages of a run wrote for scans, and say why some cannot be fitted.
+
+    A scan without a face is no such case: its pose is searched for.
+    """
     anchors = _anchor_vertices(template_folder)
-    return [_read_one(results, anchors, scan_id) for scan_id in scan_ids]
+    scans, failed = [], {}
+    for scan_id in scan_ids:
+        try:
+            scans.append(_read_one(results, anchors, scan_id))
+        except FittingError as error:
+            failed[scan_id] = str(error)
+    return scans, failed
 
 
 def run_front_end(
@@ -74,7 +85,10 @@ def run_front_end(
     )
     for scan_id in ids:
         _run_stages(scan_id, options)
-    return read_results(results, template_folder, ids)
+    scans, failed = read_results(results, template_folder, ids)
+    if failed:
+        raise FittingError("; ".join(failed.values()))
+    return scans
 
 
 def read_files(paths: list[Path], unit: str, *, separate: bool, is_upright: bool) -> list[FitInput]:

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from nphm_core.config import FitConfig
-from nphm_core.errors import FittingError
+from nphm_core.errors import FittingError, TemplateError
 from nphm_core.fitting.fit import fit_heads
 from nphm_core.fitting.fit_linear import fit_linear_heads
-from nphm_core.fitting.observations import Observation, observe_mesh
+from nphm_core.fitting.observations import Observation, checked_observation, observe_mesh
 from nphm_core.geometry.closest import ClosestPoints
 from nphm_core.geometry.mesh import Mesh, boundary_vertices, vertex_normals
 from nphm_core.io.files import atomic_write, write_json, write_safetensors
@@ -52,9 +52,25 @@ class Fitted:
     measures: dict[str, Any]
 
 
-def fitted_heads(scans: list[FitInput], model: Path, device: str, settings: FitConfig, seed: int) -> list[Fitted]:
+def usable_scans(scans: list[FitInput]) -> tuple[list[FitInput], dict[str, str]]:
+    """Give the scans with enough points, and why the others are left out."""
+    usable, failed = [], {}
+    for scan in scans:
+        try:
+            checked_observation(Observation(scan.mesh.vertices))
+        except FittingError as error:
+            failed[scan.scan_id] = str(error)
+        else:
+            usable.append(scan)
+    return usable, failed
+
+
+def fitted_heads(
+    scans: list[FitInput], model: Path, device: str, settings: FitConfig, seed: int, template: Template | None
+) -> list[Fitted]:
     """Fit a model to scans; those of one subject share the identity."""
-    head = from_pretrained(model, device=_device(device))
+    template_hash = None if template is None else template.hash
+    head = from_pretrained(model, template_hash=template_hash, device=_device(device))
     subjects = list(dict.fromkeys(scan.subject for scan in scans))
     groups = [[scan for scan in scans if scan.subject == subject] for subject in subjects]
     rng = rng_for(seed, "fit", ",".join(subjects))
@@ -101,7 +117,7 @@ def write_fit(
     arrays = {name: code.astype(np.float32) for name, code in codes.items()}
     write_safetensors(folder / "codes.safetensors", arrays, {"scan": scan.scan_id})
     if template is not None:
-        _write_template_mesh(folder, fitted, template, facts)
+        facts |= _write_template_mesh(folder / "template_mesh.ply", fitted, template, facts)
     if picture_px:
         _draw(folder / "fit.png", fitted, mesh, picture_px)
     facts = facts | fitted.measures
@@ -179,8 +195,32 @@ def _posed_mesh(fitted: Fitted, resolution: int) -> Mesh:
     return mesh
 
 
-def _write_template_mesh(folder: Path, fitted: Fitted, template: Template, facts: dict[str, Any]) -> None:
-    """Write the head in the template's topology, and the landmarks on it, where the model can give them."""
+def _write_template_mesh(path: Path, fitted: Fitted, template: Template, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write the head in the template's topology, its landmarks beside it; give what is to be said of it.
+
+    Backward models and linear ones do not have it: the first cannot move canonical vertices, the mesh of the second
+    is a subdivision of the template already.
+    """
+    head = fitted.head
+    for stale in (path, path.with_suffix(".json")):
+        stale.unlink(missing_ok=True)
+    if isinstance(head, LinearHead) or head.is_backward:
+        return {}
+    from nphm_core.meshing.template_mesh import template_head
+
+    identity, expression = _codes(fitted)
+    own, shown = (expression, 0) if head.expression is not None else (None, None)
+    try:
+        found = template_head(head, template, identity[0], own)
+    except TemplateError as error:
+        log.warning("%s: no mesh in the template's topology: %s", fitted.scan.scan_id, error)
+        return {"warnings": [*facts["warnings"], str(error)]}
+    T_metric_canonical = fitted.T_canonical_metric.inverse()
+    mesh = found.mesh(shown)
+    landmarks = {str(k): T_metric_canonical.apply(point[None])[0] for k, point in found.landmarks(shown).items()}
+    more = {"template": template.name, "template_hash": template.hash, "landmarks_mm": landmarks}
+    write_mesh(path, mesh.with_vertices(T_metric_canonical.apply(mesh.vertices)), facts | more)
+    return {"landmarks_mm": landmarks}
 
 
 def _draw(path: Path, fitted: Fitted, mesh: Mesh, picture_px: int) -> None:

@@ -28,7 +28,7 @@ IN_MM = Similarity(MM_PER_CANONICAL_UNIT, np.eye(3), np.array([10.0, -5.0, 20.0]
 @pytest.fixture
 def head(monkeypatch) -> NeuralHead:
     model = blob_head()
-    monkeypatch.setattr("pipelines.fit_outputs.from_pretrained", lambda folder, *, device: model.to(device))
+    monkeypatch.setattr("pipelines.fit_outputs.from_pretrained", lambda folder, *, device, template_hash: model)
     return model
 
 
@@ -103,10 +103,18 @@ def test_a_scan_without_a_face_is_searched_for_with_a_warning(head, tmp_path, ca
     write_mesh(folder / "scan.ply", read_mesh(tmp_path / "scan.ply"), {"space": "scan", "unit": "mm"})
     write_record(results, "anna/side", "ingest", {"status": "ok", "metrics": {"row": {"mm_per_unit": 1.0}}})
     write_record(results, "anna/side", "backproject", {"status": "blocked", "reason": "no face was found"})
-    (scan,) = fit_inputs.read_results(results, None, ["anna/side"])
+    (scan,), failed = fit_inputs.read_results(results, None, ["anna/side"])
+    assert not failed
     assert scan.T_canonical_mesh is None
     assert scan.mm_per_unit == 1.0
     assert "no face was found" in scan.warnings[0]
+
+
+def test_a_scan_that_was_never_read_has_that_as_its_verdict(tmp_path, caplog) -> None:
+    out = tmp_path / "out"
+    assert run("a/x", "--results", tmp_path, "--model", tmp_path, "--out", out) == 0
+    assert "the scan has no record of ingest" in read_json(out / "fit.json")["failed"]["a/x"]
+    assert "the scan has no record of ingest" in caplog.text
 
 
 def test_scan_ids_are_made_of_file_names_and_differ() -> None:
@@ -121,7 +129,6 @@ def test_scan_ids_are_made_of_file_names_and_differ() -> None:
         (("x.ply",), "no --template is given"),
         (("x.ply", "--align", "given"), "the unit is auto; expected one of"),
         (("a/x", "b/y", "--results", "r"), "the scans are of 2 subjects; expected one"),
-        (("a/x", "--results", "r"), "the scan has no record of ingest"),
         (("a/x", "--results", "r", "--align", "none"), "--align is for scan files"),
     ],
 )
