@@ -38,6 +38,8 @@ _N_COARSE_POINTS = 400
 _COARSE_STEPS, _SPAN_STEPS = 8, 12
 _COMPARED_STD_MM = 1.0
 _MAX_SPAN = 60
+_MAX_SCANS = 48
+"""Scans that are fitted at once: with 2500 points of the default model some 20 GB."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,11 @@ def fit_heads(
     """
     if not problems or not all(problems):
         raise ValueError("every subject needs at least one observation")
-    started = time.perf_counter()
     is_trained = [parameter.requires_grad for parameter in head.parameters()]
     try:
         # Gradients of weights would be computed and thrown away.
         head.requires_grad_(False)
-        return _fit(head, problems, settings, generator, started)
+        return [result for part in _batches(problems) for result in _fit(head, part, settings, generator)]
     finally:
         for parameter, flag in zip(head.parameters(), is_trained, strict=True):
             parameter.requires_grad_(flag)
@@ -88,8 +89,8 @@ def _fit(
     problems: list[tuple[Observation, ...]],
     settings: FitConfig,
     generator: torch.Generator,
-    started: float,
 ) -> list[FitResult]:
+    started = time.perf_counter()
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
     priors = CodePriors.of(head, settings)
     checked = [tuple(checked_observation(o) for o in scans) for scans in problems]
@@ -104,6 +105,19 @@ def _fit(
     energies = [*coarse.energies, *best.energies]
     seconds = (time.perf_counter() - started) / len(problems)
     return _results(prepared, clouds, replace(best, energies=energies), seconds)
+
+
+def _batches(problems: list[tuple[Observation, ...]]) -> list[list[tuple[Observation, ...]]]:
+    """Divide subjects so that a part has no more scans than memory holds, or one subject."""
+    parts: list[list[tuple[Observation, ...]]] = []
+    n_scans = _MAX_SCANS
+    for scans in problems:
+        if n_scans + len(scans) > _MAX_SCANS:
+            parts.append([])
+            n_scans = 0
+        parts[-1].append(scans)
+        n_scans += len(scans)
+    return parts
 
 
 def _posed(

@@ -6,7 +6,7 @@ import torch
 
 from nphm_core.config import FitConfig
 from nphm_core.errors import FittingError
-from nphm_core.fitting.fit import FitResult, fit_heads
+from nphm_core.fitting.fit import FitResult, _batches, fit_heads
 from nphm_core.fitting.measured_points import Pose, find_roots, measure
 from nphm_core.fitting.observations import Observation
 from nphm_core.models.neural_head import NeuralHead
@@ -146,6 +146,14 @@ def test_a_model_without_expressions_is_fitted_too() -> None:
 def test_the_same_generator_gives_the_same_fit(head) -> None:
     first, second = (fit_one(head, observe(head)) for _ in range(2))
     assert np.array_equal(first.identity_code, second.identity_code)
+
+
+def test_many_scans_are_fitted_in_parts_that_keep_their_order(monkeypatch) -> None:
+    monkeypatch.setattr("nphm_core.fitting.fit._MAX_SCANS", 3)
+    problems = [(Observation(np.full((60, 3), float(k))),) * n for k, n in enumerate((1, 2, 2, 4, 1))]
+    parts = _batches(problems)
+    assert [[len(scans) for scans in part] for part in parts] == [[1, 2], [2], [4], [1]]
+    assert [scans[0].points[0, 0] for part in parts for scans in part] == [0, 1, 2, 3, 4]
 
 
 def test_weights_keep_their_gradients_and_their_values(head) -> None:
