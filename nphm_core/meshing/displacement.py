@@ -1,4 +1,4 @@
-"""Smooth displacements of a mesh's vertices: pulled to targets, or filled in where nothing is known.
+"""Displacements of a mesh's vertices: pulled to targets smoothly, or filled in where nothing is known.
 
 Smooth means a small Laplacian: the energy is the integral of |laplacian d|^2, with cotangent weights of the mesh at
 rest, so displacements that are linear along the surface cost nothing. A piece of the mesh that nothing pulls is carried
@@ -14,9 +14,11 @@ from scipy.spatial import cKDTree
 
 from nphm_core.geometry.components import connected_components
 from nphm_core.geometry.laplacian import corner_cotangents, vertex_areas
-from nphm_core.spaces import Similarity, align_points
+from nphm_core.spaces import MM_PER_CANONICAL_UNIT, Similarity, align_points
 
 _N_AROUND = 12
+_FADING = 5.0 / MM_PER_CANONICAL_UNIT
+"""Length over which a rim's displacement fades into that of what is around."""
 
 
 class SmoothDisplacement:
@@ -29,8 +31,8 @@ class SmoothDisplacement:
         area = vertex_areas(rest, faces)
         # A vertex without area would be free of all smoothness.
         self.area = np.maximum(area, 1e-3 * area.mean())
-        stiffness = _stiffness(rest, faces)
-        self._bending = (stiffness @ diags_array(1 / self.area) @ stiffness).tocsc()
+        self._stiffness = _stiffness(rest, faces)
+        self._bending = (self._stiffness @ diags_array(1 / self.area) @ self._stiffness).tocsc()
 
     def pulled(
         self, target: Float[ndarray, "n 3"], weight: Float[ndarray, " n"], length: float
@@ -48,14 +50,30 @@ class SmoothDisplacement:
     def filled(
         self, vertices: Float[ndarray, "n 3"], known: Bool[ndarray, " n"], *, with_scale: bool
     ) -> Float[ndarray, "n 3"]:
-        """Keep the known vertices and fill in the others smoothly; loose pieces may change size with `with_scale`."""
+        """Keep the known vertices and let the others follow; loose pieces may change size with `with_scale`.
+
+        A vertex moves as the known ones around it in space do, so that the mouth's inside stays behind the cheeks;
+        towards the rim of what is known this goes over into the rim's own displacement.
+        """
         held = self._pieces_with(known)
         free = np.flatnonzero(held & ~known)
         out = np.where(known[:, None], vertices, self.rest)
         if len(free):
-            right = -self._bending[free][:, known] @ (vertices - self.rest)[known]
-            out[free] += splu(self._bending[free][:, free].tocsc()).solve(right)
+            pull = self.area[free] / _FADING**2
+            right = pull[:, None] * self._around(vertices, known, free)
+            right = right - self._stiffness[free][:, known] @ (vertices - self.rest)[known]
+            out[free] += splu((self._stiffness[free][:, free] + diags_array(pull)).tocsc()).solve(right)
         return self._carried(out, held, known, with_scale=with_scale)
+
+    def _around(
+        self, vertices: Float[ndarray, "n 3"], known: Bool[ndarray, " n"], asked: Int[ndarray, " m"]
+    ) -> Float[ndarray, "m 3"]:
+        """Average the displacements of the nearest known vertices, nearer ones more."""
+        source = np.flatnonzero(known)
+        distance, near = cKDTree(self.rest[source]).query(self.rest[asked], k=min(_N_AROUND, len(source)))
+        weight = 1 / np.maximum(distance, 1e-6) ** 2
+        offset = (vertices - self.rest)[source[near]]
+        return (weight[:, :, None] * offset).sum(axis=1) / weight.sum(axis=1)[:, None]
 
     def _pieces_with(self, known: Bool[ndarray, " n"]) -> Bool[ndarray, " n"]:
         if known.sum() < 3:

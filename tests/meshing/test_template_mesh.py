@@ -125,13 +125,13 @@ def test_a_head_in_template_topology_has_its_vertices_landmarks_and_morph_target
     codes = torch.tensor([[0.0, 1.0], [0.1, 0.8]])
     found = template_head(head, template, torch.tensor([0.36]), codes)
     assert found.canonical.on_surface[~template.regions["hidden"]].all()
-    np.testing.assert_allclose(found.canonical.vertices, 0.36 * unit, atol=2e-3)
+    np.testing.assert_allclose(found.canonical.vertices, 0.36 * unit, atol=5e-3)
     np.testing.assert_allclose(found.posed[0], found.canonical.vertices, atol=1e-6)
     seen = found.canonical.on_surface
     moved = found.canonical.vertices * [1, 0.8, 1] + [0.1, 0, 0]
     np.testing.assert_allclose(found.posed[1][seen], moved[seen], atol=1e-6)
     # What is hidden follows; a stretch is no rigid motion, so it does so nearly.
-    np.testing.assert_allclose(found.posed[1], moved, atol=5e-3)
+    np.testing.assert_allclose(found.posed[1], moved, atol=0.02)
     np.testing.assert_allclose(found.landmarks(1)[33], moved[faces[20]].mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(found.landmarks68(1), moved[faces[:68, 0]], atol=1e-6)
     assert found.mesh(1).faces is template.faces
@@ -141,7 +141,10 @@ def test_a_registered_head_may_be_the_start():
     template, head = ball_template(), SphereHead()
     unit, faces = ball()
     found = template_head(head, template, torch.tensor([0.36]), rest=Mesh(0.37 * unit, faces))
-    np.testing.assert_allclose(found.canonical.vertices, 0.36 * unit, atol=5e-4)
+    seen = found.canonical.on_surface
+    np.testing.assert_allclose(found.canonical.vertices[seen], 0.36 * unit[seen], atol=5e-4)
+    # Around the hidden pole all move sideways, and what follows them takes their mean.
+    np.testing.assert_allclose(found.canonical.vertices, 0.36 * unit, atol=5e-3)
     assert found.posed.shape == (0, len(unit), 3)
     assert found.mesh().n_vertices == len(unit)
 
@@ -162,3 +165,17 @@ def test_a_template_without_anchors_is_refused():
     template = dataclasses.replace(ball_template(), anchors=np.zeros(39, np.int64))
     with pytest.raises(TemplateError, match="1 different anchors; expected 39"):
         template_at_anchors(template, np.zeros((39, 3)))
+
+
+def test_what_is_behind_a_surface_stays_behind_it():
+    # A pouch behind the front of a ball, which is pushed in by more than the pouch's depth.
+    unit, faces = ball()
+    pouch = np.array([[0.0, 0.0, 0.33], [0.05, 0.0, 0.33], [0.0, 0.05, 0.33]])
+    rim = np.flatnonzero(np.linalg.norm(unit - [1.0, 0, 0], axis=1) < 1e-9)
+    rest = np.concatenate([0.4 * unit, pouch])
+    # A long triangle ties the pouch to a rim far away that does not move.
+    both = np.concatenate([faces, [[rim[0], len(unit), len(unit) + 1], [len(unit), len(unit) + 1, len(unit) + 2]]])
+    moved = rest - np.where(rest[:, 2:] > 0.25, [0, 0, 0.1], 0.0)
+    known = np.arange(len(rest)) < len(unit)
+    filled = SmoothDisplacement(rest, both).filled(moved, known, with_scale=True)
+    assert filled[-3:, 2].max() < 0.27
