@@ -11,6 +11,7 @@ Points may be in any unit and pose. Where the unit is known the scale is held ne
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 _N_COARSE_POINTS = 400
 _COARSE_STEPS, _SPAN_STEPS = 8, 12
 _COMPARED_STD_MM = 1.0
+_COARSE_ROBUST_MM = 10.0
 _MAX_SPAN = 60
 _MAX_SCANS = 48
 """Scans that are fitted at once: with 2500 points of the default model some 20 GB."""
@@ -131,16 +133,21 @@ def _posed(
     """Find a pose for each scan: candidates, a coarse fit from each of them, the best."""
     search = StartSearch(*mean_head_points(head, generator=generator))
     means = head.identity.anchors(head.identity_prior.mean[None])[0].double().cpu().numpy()
-    scans = [(subject, prepare(o, search, means, settings, rng=rng)) for subject, o in _flat(problems)]
+    flat = _flat(problems)
+    rngs = rng.spawn(len(flat))
+    # The search is a tree's, which runs beside others; PyTorch's number of threads is what the command was given.
+    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
+        found = pool.map(lambda o, r: prepare(o[1], search, means, settings, rng=r), flat, rngs)
+        scans = [(subject, scan) for (subject, _), scan in zip(flat, found, strict=True)]
     # Each candidate is a subject of its own.
     singles: list[tuple[Prepared, ...]] = [(replace(c, pose=pose),) for _, c in scans for pose in c.candidates]
     few = settings.model_copy(update={"n_points": _N_COARSE_POINTS})
     clouds = clouds_of(singles, few, rng=rng, like=head.identity_prior.mean)
     energy = HeadEnergy(head, clouds, priors, few)
-    span = _span(head)
-    found = minimise(energy, start_variables(head, singles, clouds), span, _COARSE_STEPS, anneal=True, robust_mm=10.0)
-    value = _comparable(energy, found, clouds, settings)
-    poses = _similarities(found.variables)
+    start = start_variables(head, singles, clouds)
+    coarse = minimise(energy, start, _span(head), _COARSE_STEPS, anneal=True, robust_mm=_COARSE_ROBUST_MM)
+    value = _comparable(energy, coarse, clouds, settings)
+    poses = _similarities(coarse.variables)
     out: list[list[Prepared]] = [[] for _ in problems]
     first = 0
     for subject, scan in scans:
