@@ -22,10 +22,12 @@ _ROUNDS = (
     (_SHAPE, 2), (_SHAPE, 3), (_SHAPE, 4), (_FLAT, 1), (_FLAT, 2), (_FLAT, 3), (_FLAT, 1), (_FLAT, 2),
 )  # fmt: skip
 """How each round mends what is still folded, and how many rings of triangles around it give way."""
-_FRESH_STARTS = (3, 4, 5, 7)
+_FRESH_STARTS = range(2, 10)
 """Rings that get the template's shape, folds or not, to go on from there: the way out of a place that is stuck."""
 _AFTER_START = ((_FLAT, 1), (_FLAT, 2), (_SHAPE, 2), (_SHAPE, 3), (_FLAT, 3), (_FLAT, 1))
-_RINGS = 12
+_RIM_RINGS = 2
+"""A region of vertices ends within the lids' and the lips' rims, whose triangles have some corners beyond it."""
+_RINGS = 14
 """Surroundings that are looked at; what gives way stays well inside."""
 _RELAX_STEPS = 200
 _MIN_RIM = 6
@@ -37,18 +39,18 @@ def unfold(
     faces: Int[ndarray, "n_faces 3"],
     region: Bool[ndarray, " n"],
 ) -> tuple[Float[ndarray, "n 3"], Bool[ndarray, " n"]]:
-    """Take out the folds inside a region, and mark the vertices that moved.
+    """Take out the folds inside a region and at its rim, and mark the vertices that moved.
 
     `template` is the template's shape in the same topology, in any place and size. What cannot be unfolded in a few
     rounds stays; where a round does not take out folds, it is not kept.
     """
+    region = _grown(region, faces, _RIM_RINGS)
     folded = flipped_triangles(vertices, template, faces, region)
     if not len(folded):
         return vertices, np.zeros(len(vertices), bool)
     near = np.zeros(len(vertices), bool)
     near[faces[folded]] = True
-    for _ in range(_RINGS):
-        near[faces[near[faces].any(axis=1)]] = True
+    near = _grown(near, faces, _RINGS)
     # The whole mesh costs a quarter of a second a look.
     index, corners = np.unique(faces[near[faces].all(axis=1)], return_inverse=True)
     place = _Place(vertices[index], template[index], corners.reshape(-1, 3), region[index])
@@ -70,6 +72,13 @@ class _Place:
 
     def folded(self) -> Int[ndarray, " k"]:
         return flipped_triangles(self.vertices, self.template, self.faces, self.region)
+
+
+def _grown(chosen: Bool[ndarray, " n"], faces: Int[ndarray, "m 3"], rings: int) -> Bool[ndarray, " n"]:
+    out = np.array(chosen)
+    for _ in range(rings):
+        out[faces[out[faces].any(axis=1)]] = True
+    return out
 
 
 def _mended(place: _Place) -> _Place:
@@ -108,8 +117,7 @@ def _reshaped(place: _Place, folded: ndarray, keeps_shape: bool, rings: int) -> 
     """Reshape the patches around folds, and mark the vertices that may move in each of them."""
     inside = np.zeros(len(place.vertices), bool)
     inside[place.faces[folded]] = True
-    for _ in range(rings - 1):
-        inside[place.faces[inside[place.faces].any(axis=1)]] = True
+    inside = _grown(inside, place.faces, rings - 1)
     around = place.faces[inside[place.faces].any(axis=1)]
     label = connected_components(np.ascontiguousarray(around), len(inside))
     out, patches = np.array(place.vertices), []

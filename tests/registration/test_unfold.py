@@ -72,6 +72,16 @@ def test_a_mesh_without_folds_is_left_alone():
     assert not moved.any()
 
 
+def test_folds_at_the_rim_of_the_region_are_taken_out():
+    template, faces = _plane()
+    folded = template.copy()
+    folded[210] += [0.0, 1.8, 0.05]
+    region = template[:, 0] < 10.5
+    region[210] = False
+    out, _ = unfold(folded, template, faces, region)
+    assert len(flipped_triangles(out, template, faces)) == 0
+
+
 def test_folds_outside_the_region_stay():
     template, faces = _plane()
     folded = template.copy()
