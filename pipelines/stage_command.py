@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +73,12 @@ class Job:
             raise ValueError(f"the stage {self.stage.name} is declared to draw no random numbers")
         return rng_for(self.seed, self.stage.name, self.scan_id)
 
-    @property
+    @cached_property
     def row(self) -> dict[str, Any]:
         """What the scan table says of this scan, as ingest recorded it."""
         return self.record("ingest")["metrics"]["row"]
 
-    @property
+    @cached_property
     def template(self) -> "Template":
         """The template; read once a process."""
         if self.template_folder is None:
