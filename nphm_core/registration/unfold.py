@@ -29,6 +29,8 @@ _RIM_RINGS = 2
 """A region of vertices ends within the lids' and the lips' rims, whose triangles have some corners beyond it."""
 _RINGS = 14
 """Surroundings that are looked at; what gives way stays well inside."""
+_MARGIN_RINGS = 4
+"""Beyond what gives way, so that the part's border takes no part in a round."""
 _RELAX_STEPS = 200
 _MIN_RIM = 6
 
@@ -48,12 +50,7 @@ def unfold(
     folded = flipped_triangles(vertices, template, faces, region)
     if not len(folded):
         return vertices, np.zeros(len(vertices), bool)
-    near = np.zeros(len(vertices), bool)
-    near[faces[folded]] = True
-    near = _grown(near, faces, _RINGS)
-    # The whole mesh costs a quarter of a second a look.
-    index, corners = np.unique(faces[near[faces].all(axis=1)], return_inverse=True)
-    place = _Place(vertices[index], template[index], corners.reshape(-1, 3), region[index])
+    index, place = _Place(vertices, template, faces, region).around(folded, _RINGS)
     out = np.array(vertices)
     out[index] = _mended(place).vertices
     if len(flipped_triangles(out, template, faces, region)) >= len(folded):
@@ -73,6 +70,14 @@ class _Place:
     def folded(self) -> Int[ndarray, " k"]:
         return flipped_triangles(self.vertices, self.template, self.faces, self.region)
 
+    def around(self, folded: ndarray, rings: int) -> "tuple[ndarray, _Place]":
+        """Give the part around folds, and its vertices' numbers; the whole mesh takes a quarter of a second a look."""
+        near = np.zeros(len(self.vertices), bool)
+        near[self.faces[folded]] = True
+        near = _grown(near, self.faces, rings)
+        index, corners = np.unique(self.faces[near[self.faces].all(axis=1)], return_inverse=True)
+        return index, _Place(self.vertices[index], self.template[index], corners.reshape(-1, 3), self.region[index])
+
 
 def _grown(chosen: Bool[ndarray, " n"], faces: Int[ndarray, "m 3"], rings: int) -> Bool[ndarray, " n"]:
     out = np.array(chosen)
@@ -83,6 +88,17 @@ def _grown(chosen: Bool[ndarray, " n"], faces: Int[ndarray, "m 3"], rings: int) 
 
 def _mended(place: _Place) -> _Place:
     place = _improved(place, _ROUNDS)
+    folded = place.folded()
+    if len(folded):
+        index, part = place.around(folded, _RINGS)
+        vertices = np.array(place.vertices)
+        vertices[index] = _restarted(part).vertices
+        place = replace(place, vertices=vertices)
+    return place
+
+
+def _restarted(place: _Place) -> _Place:
+    """Mend what is stuck by giving a wider place the template's shape first."""
     n_left = len(place.folded())
     for rings in _FRESH_STARTS:
         if not n_left:
@@ -100,17 +116,27 @@ def _improved(place: _Place, rounds: Iterable[tuple[bool, int]]) -> _Place:
     for keeps_shape, rings in rounds:
         if not len(folded):
             break
-        trial, patches = _reshaped(place, folded, keeps_shape, rings)
-        left, vertices = trial.folded(), np.array(place.vertices)
-        for patch in patches:
-            before, after = (patch[place.faces[some]].any(axis=1).sum() for some in (folded, left))
-            if after < before:
-                vertices[patch] = trial.vertices[patch]
-        better = replace(place, vertices=vertices)
-        left = better.folded()
-        if len(left) < len(folded):
-            place, folded = better, left
+        index, part = place.around(folded, rings + _MARGIN_RINGS)
+        better = _round(part, keeps_shape, rings)
+        if better is not part:
+            vertices = np.array(place.vertices)
+            vertices[index] = better.vertices
+            place = replace(place, vertices=vertices)
+            folded = place.folded()
     return place
+
+
+def _round(place: _Place, keeps_shape: bool, rings: int) -> _Place:
+    """Reshape the patches around folds and keep those that have fewer then; the same place if that helps nowhere."""
+    folded = place.folded()
+    trial, patches = _reshaped(place, folded, keeps_shape, rings)
+    left, vertices = trial.folded(), np.array(place.vertices)
+    for patch in patches:
+        before, after = (patch[place.faces[some]].any(axis=1).sum() for some in (folded, left))
+        if after < before:
+            vertices[patch] = trial.vertices[patch]
+    better = replace(place, vertices=vertices)
+    return better if len(better.folded()) < len(folded) else place
 
 
 def _reshaped(place: _Place, folded: ndarray, keeps_shape: bool, rings: int) -> tuple[_Place, list[ndarray]]:
