@@ -1,5 +1,7 @@
 """Run the stages' commands on many scans, as the rules do, and read what came of it."""
 
+import json
+import os
 import re
 import resource
 import subprocess
@@ -8,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nphm_core.stages import STAGES
+from nphm_core.work_ahead import VARIABLE, AheadPlan
 
 FRONT_STAGES = ("ingest", "render", "landmarks")
 """They do not depend on the template."""
 _CPU = re.compile(r"^\w+ \S+: (\S+): .*\((\d+\.\d+) CPU seconds\)$", re.MULTILINE)
+_AHEAD = re.compile(r"^\w+ \S+: (\S+): made (\w+) ahead, (\d+\.\d+) CPU seconds$", re.MULTILINE)
 
 
 def run_stage(
@@ -27,6 +31,26 @@ def run_stage(
     if done.returncode != 0:
         raise RuntimeError(f"the stage {stage} ended with {done.returncode}: {done.stderr[-2000:]}")
     return {scan_id: float(cpu_s) for scan_id, cpu_s in _CPU.findall(done.stderr)}
+
+
+def run_rule(
+    stage: str, results: Path, scan_id: str, plan: AheadPlan, *, table: Path, canonical: str = "closed"
+) -> dict[str, float]:
+    """Run a stage as its rule does, working ahead; give the CPU seconds of each stage it made, imports not counted."""
+    settings = ["--settings", json.dumps(plan.settings[stage], sort_keys=True), "--seed", str(plan.seed)]
+    command = [sys.executable, "-m", "pipelines", stage, "--results", str(results), *settings]
+    if stage == "ingest":
+        command += ["--table", str(table), "--canonical", canonical]
+    if STAGES[stage].uses_template:
+        command += ["--template", plan.template]
+    environment = os.environ | {VARIABLE: plan.to_text()}
+    done = subprocess.run([*command, scan_id], stderr=subprocess.PIPE, text=True, env=environment)
+    if done.returncode != 0:
+        raise RuntimeError(f"the stage {stage} ended with {done.returncode}: {done.stderr[-2000:]}")
+    own = dict.fromkeys(
+        [] if "nothing to do" in done.stderr else [stage], sum(float(m[1]) for m in _CPU.findall(done.stderr))
+    )
+    return own | {name: float(cpu_s) for _, name, cpu_s in _AHEAD.findall(done.stderr)}
 
 
 def run_stages(

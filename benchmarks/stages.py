@@ -1,12 +1,13 @@
-"""CPU seconds of every stage for one scan, each stage a process of its own on one core, as the rules run them.
+"""CPU seconds of every stage for one scan on one core, as the rules run them.
 
     python -m benchmarks.stages --template FOLDER --out FOLDER [--scan FILE] [--unit UNIT]
 
-Without `--scan`, a synthetic head of about 300,000 triangles is made. Counted are user and system time of the process
-and its children, interpreter and imports included; *start* is the part outside of the stage's own work: interpreter,
-imports, and processes that it starts. All stages run once to compile the kernels, as the set-up does, and then
-`--repeats` times, of which each stage's best counts: on a machine that does other work, too, the same work takes up to
-half more CPU time. The solvers are timed in one process, without imports.
+Without `--scan`, a synthetic head of about 300,000 triangles is made. Counted are user and system time of each rule's
+process and its children, interpreter and imports included. The first process works ahead, so the later ones find
+their results made; *work* is the stage's own, in whichever process. All stages run once to compile the kernels, as
+the set-up does, and then `--repeats` times, of which the best run counts: on a machine that does other work, too, the
+same work takes up to half more CPU time. With `--apart`, no process works ahead. The solvers are timed in one process,
+without imports.
 """
 
 import argparse
@@ -26,7 +27,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import numpy as np
 
-from benchmarks.stage_runs import children_cpu_s, print_table, run_stage
+from benchmarks.stage_runs import children_cpu_s, print_table, run_rule, run_stage
 from nphm_core.config import Config
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.geometry.subdivision import loop_subdivision
@@ -35,6 +36,7 @@ from nphm_core.io.meshes import read_mesh, read_scan
 from nphm_core.io.ply import write_ply
 from nphm_core.records import scan_folder
 from nphm_core.stages import STAGES
+from nphm_core.work_ahead import AheadPlan
 from pipelines.stage_command import Job
 
 SCAN_ID = "one/neutral"
@@ -61,19 +63,21 @@ def synthetic_scan(out: Path, template: Path) -> Path:
     return path
 
 
-def time_stages(results: Path, table: Path, template: Path) -> list[tuple[str, float, float]]:
-    """Run every stage once; give its CPU seconds and those outside of its own work."""
+def time_stages(results: Path, table: Path, plan: AheadPlan, *, apart: bool) -> list[tuple[str, float, float]]:
+    """Run every stage once; give the CPU seconds of its rule's process, and those of its own work."""
     shutil.rmtree(results, ignore_errors=True)
-    rows = []
+    of_rule, of_work = {}, {}
     for stage in STAGES:
         before = children_cpu_s()
-        own_s = run_stage(stage, results, [SCAN_ID], table=table, template=template)[SCAN_ID]
+        if apart:
+            of_work |= {stage: run_stage(stage, results, [SCAN_ID], table=table, template=Path(plan.template))[SCAN_ID]}
+        else:
+            of_work |= run_rule(stage, results, SCAN_ID, plan, table=table)
+        of_rule[stage] = children_cpu_s() - before
         record = read_json(scan_folder(results, SCAN_ID) / "stages" / f"{stage}.json")
         if record["status"] != "ok":
             raise RuntimeError(f"the stage {stage} {record['status']}: {record['reason']}")
-        total_s = children_cpu_s() - before
-        rows.append((stage, total_s, total_s - own_s))
-    return rows
+    return [(stage, of_rule[stage], of_work[stage]) for stage in STAGES]
 
 
 def time_solver(stage: str, results: Path, template: Path, out: Path) -> float:
@@ -121,15 +125,17 @@ def main() -> int:
     subject, expression = SCAN_ID.split("/")
     row = f"{subject}\t{expression}\tclosed\t{scan}\t{options.unit}"
     table.write_text(f"subject\texpression\tneutral\tpath\tunit\n{row}\n")
-    time_stages(out / "first", table, template)
-    runs = [time_stages(out / "timed", table, template) for _ in range(options.repeats)]
-    rows = [min(of_stage, key=lambda row: row[1]) for of_stage in zip(*runs, strict=True)]
+    config = Config()
+    plan = AheadPlan({name: getattr(config, name).model_dump(mode="json") for name in STAGES}, 0, str(template))
+    time_stages(out / "first", table, plan, apart=options.apart)
+    runs = [time_stages(out / "timed", table, plan, apart=options.apart) for _ in range(options.repeats)]
+    rows = min(runs, key=lambda run: sum(row[1] for row in run))
     mesh = read_scan(scan)
     registered = read_mesh(scan_folder(out / "timed", SCAN_ID) / "registered.ply")
     print(f"\n{mesh.n_faces:,} triangles in the scan, {registered.n_vertices:,} vertices in the registered mesh\n")
     total = (sum(row[1] for row in rows), sum(row[2] for row in rows))
-    cells = [(name, f"{total_s:.2f}", f"{start_s:.2f}") for name, total_s, start_s in [*rows, ("all", *total)]]
-    print_table(("stage", "CPU s", "of it start"), cells)
+    cells = [(name, f"{rule_s:.2f}", f"{work_s:.2f}") for name, rule_s, work_s in [*rows, ("all", *total)]]
+    print_table(("stage", "CPU s of its rule", "of its work"), cells)
     print()
     solvers = [(stage, f"{time_solver(stage, out / 'timed', template, out / 'solver'):.2f}") for stage in _SOLVERS]
     print_table(("solver", "CPU s"), solvers)
@@ -142,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--scan", help="scan to use in place of a synthetic one")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs; the best counts (3)")
+    parser.add_argument("--apart", action="store_true", help="every process makes its own stage only")
     parser.add_argument("--unit", default="auto", help="unit of the scan (auto)")
     return parser
 

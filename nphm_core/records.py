@@ -48,23 +48,34 @@ def read_record(results: Path, scan_id: str, stage: str) -> dict[str, Any] | Non
 
 def write_record(results: Path, scan_id: str, stage: str, record: dict[str, Any]) -> None:
     """Write a record and its hidden copy, each complete or not at all."""
-    path = Path(record_path(str(results), scan_id, stage))
+    write_hidden_record(results, scan_id, stage, record)
+    _write(Path(record_path(str(results), scan_id, stage)), record)
+
+
+def write_hidden_record(results: Path, scan_id: str, stage: str, record: dict[str, Any]) -> None:
+    """Write the hidden copy alone, for what is made before its turn: the stage will find it current."""
+    _write(_hidden(Path(record_path(str(results), scan_id, stage))), record)
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-    for target in (_hidden(path), path):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-        temporary.write_text(text)
-        os.replace(temporary, target)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def hidden_record(results: Path, scan_id: str, stage: str) -> dict[str, Any] | None:
+    """Read the hidden copy of a record; None if there is none, or a damaged one."""
+    try:
+        return json.loads(_hidden(Path(record_path(str(results), scan_id, stage))).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def current_record(results: Path, scan_id: str, stage: str, key: str) -> dict[str, Any] | None:
     """Give the hidden copy of a record if it was made from the same inputs and every artifact is still as it says."""
-    path = _hidden(Path(record_path(str(results), scan_id, stage)))
-    try:
-        record = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    if record.get("key") != key:
+    record = hidden_record(results, scan_id, stage)
+    if record is None or record.get("key") != key:
         return None
     folder = scan_folder(results, scan_id)
     for name, facts in record["artifacts"].items():

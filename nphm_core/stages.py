@@ -45,7 +45,7 @@ _STAGES = (
     ),
     Stage(
         "flame_fit",
-        1,
+        2,
         needs=("ingest", "backproject"),
         needs_identity=("flame_fit",),
         artifacts=("flame.npz", "flame.ply", "flame.json"),
@@ -55,7 +55,7 @@ _STAGES = (
     Stage("subdivide", 1, needs=("flame_fit",), artifacts=("subdivided.ply", "subdivided.json"), uses_template=True),
     Stage(
         "arap",
-        1,
+        2,
         needs=("ingest", "backproject", "flame_fit", "subdivide"),
         artifacts=("registered.ply", "registered.json", "registered_weights.npz"),
         uses_template=True,

@@ -42,9 +42,10 @@ def process(job: Job) -> dict[str, Any]:
 
 
 def _unfolded(job: Job, result: ArapResult, faces: np.ndarray, refinement: SubdivideConfig) -> ArapResult:
-    """Take out folds of the face that the template does not have; the linear fit brings some to the eyelids."""
+    """Take out folds that the template does not have; the linear fit brings some to eyelids, lips and ears."""
     own = fine_template(job.template, refinement)
-    vertices, moved = unfold(result.vertices, own.rest, faces, own.regions["face"])
+    seen = own.regions["face"] | own.regions.get("ears", False)
+    vertices, moved = unfold(result.vertices, own.rest, faces, seen)
     return replace(result, vertices=vertices, weights=np.where(moved, 0.0, result.weights))
 
 

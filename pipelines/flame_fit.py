@@ -7,6 +7,7 @@ from numpy import ndarray
 
 from nphm_core.io.files import read_npz, write_npz
 from nphm_core.registration.flame_fit import FlameFit, fit_flame
+from nphm_core.seeds import rng_for
 from pipelines.stage_command import Job, stage_command
 from pipelines.stage_inputs import read_landmarks, read_scan_surface, write_template_mesh
 
@@ -23,7 +24,8 @@ def process(job: Job) -> dict[str, Any]:
         job.settings,
         fit_scale=facts["unit"] == "arbitrary",
         identity=identity,
-        rng=job.rng,
+        # Not the scan's own generator: every scan is fitted at the same vertices, so that a turned copy fits the same.
+        rng=rng_for(job.seed, job.stage.name, job.template.hash),
     )
     write_npz(job.out / "flame.npz", _arrays(fit))
     transforms = {

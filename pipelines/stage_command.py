@@ -2,7 +2,8 @@
 
 Each stage's script gives one function that takes a job and writes its artifacts into `job.out`. Everything else is
 here: one scan or many in one process, a failed scan never stopping the next, artifacts moved into the scan's folder
-only when all of them are complete, and the record written last.
+only when all of them are complete, and the record written last. A process that is asked for what it finds made loads
+nothing beyond the standard library.
 """
 
 import argparse
@@ -12,13 +13,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nphm_core.config import Config, Section, read_section
 from nphm_core.errors import ConfigError, NphmError, TemplateError
 from nphm_core.records import (
     current_record,
@@ -35,6 +35,7 @@ from nphm_core.stages import STAGES, TEMPLATE_VERSION, Stage
 if TYPE_CHECKING:
     import numpy as np
 
+    from nphm_core.config import Section
     from nphm_core.template.template import Template
 
 log = logging.getLogger("nphm")
@@ -55,6 +56,8 @@ class Job:
     template_folder: Path | None
     options: argparse.Namespace
     """All options of the command, for those that only one stage has."""
+    ahead: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """Records of earlier stages of this scan that this process made ahead of their rules."""
 
     @property
     def folder(self) -> Path:
@@ -77,27 +80,29 @@ class Job:
 
     @cached_property
     def template(self) -> "Template":
-        """The template; read once a job."""
-        from nphm_core.template.template import read_template
-
+        """The template; read once a process."""
         if self.template_folder is None:
             raise ValueError(f"the stage {self.stage.name} does not use the template")
-        return read_template(self.template_folder)
+        return _read_template(self.template_folder, file_digest(self.template_folder / "template.json"))
 
     def record(self, stage: str) -> dict[str, Any]:
         """Give the record of an earlier stage of this scan."""
-        record = read_record(self.results, self.scan_id, stage)
-        if record is None:
-            raise NphmError(f"no record of {stage} exists. Run that stage first. Scan {self.scan_id}")
-        return record
+        return self.ahead.get(stage) or _needed_record(self.results, self.scan_id, stage)
 
     def related(self, role: str) -> Path | None:
         """Give the folder of the subject's `identity` or `canonical` scan; None if it is this one or there is none."""
-        other = _related_scan(self.results, self.scan_id, role)
+        other = related_scan(self.results, self.scan_id, role)
         return scan_folder(self.results, other) if other else None
 
 
 Process = Callable[[Job], dict[str, Any]]
+
+
+@lru_cache(maxsize=1)
+def _read_template(folder: Path, digest: str) -> "Template":
+    from nphm_core.template.template import read_template
+
+    return read_template(folder)
 
 
 def stage_command(
@@ -108,9 +113,12 @@ def stage_command(
     Trouble of the machine (disk full, out of memory) is no verdict on a scan: it ends the process with an error, so
     that the scheduler may try again.
     """
+    from nphm_core.config import Config, read_section
+    from pipelines.stage_ahead import work_ahead
+
     stage = STAGES[name]
-    options = _parser(stage, process, extra).parse_args()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    options = _parser(stage, sys.modules[process.__module__].__doc__, extra).parse_args()
+    _log_to_stderr()
     try:
         section: Any = Config.model_fields[name].annotation
         settings = read_section(section, _json(options.settings), name)
@@ -118,10 +126,43 @@ def stage_command(
             started = time.process_time()
             record = run_stage(stage, process, scan_id, settings, options)
             _log_verdict(record, time.process_time() - started)
+            work_ahead(stage, scan_id, options)
     except NphmError as error:
         # Not a verdict on a scan but a wrong call: wrong settings, an earlier stage that was never run.
         log.error("%s", error)
         sys.exit(1)
+
+
+def finish_current(name: str) -> bool:
+    """Settle a command line whose scans are all made already, and say whether it was one.
+
+    Needs settings in full, as the rules give them, and looks at no delivered file, so it never settles `ingest`.
+    """
+    stage = STAGES[name]
+    options, others = _parser(stage, None, None).parse_known_args()
+    if others:
+        return False
+    results, found = Path(options.results), []
+    for scan_id in options.scans:
+        key, _ = stage_key(stage, scan_id, _json(options.settings), options)
+        found.append(current_record(results, scan_id, name, key))
+        if found[-1] is None:
+            return False
+    _log_to_stderr()
+    for record in found:
+        if record is not None:
+            _keep(results, record)
+            _log_verdict(record, time.process_time())
+    return True
+
+
+def _keep(results: Path, record: dict[str, Any]) -> None:
+    write_record(results, record["scan"], record["stage"], record)
+    log.info("nothing to do: the results are those of the same inputs, settings and version")
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -132,42 +173,47 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def run_stage(
-    stage: Stage, process: Process, scan_id: str, settings: Section, options: argparse.Namespace
+    stage: Stage, process: Process, scan_id: str, settings: "Section", options: argparse.Namespace
 ) -> dict[str, Any]:
     """Bring one scan through a stage, or see that nothing is to be done, and give its record."""
     results = Path(options.results)
-    key, blocked_by = _stage_key(stage, scan_id, settings, options)
+    key, blocked_by = stage_key(stage, scan_id, settings.model_dump(mode="json"), options)
     record = current_record(results, scan_id, stage.name, key)
     if record is not None:
-        write_record(results, scan_id, stage.name, record)
-        log.info("nothing to do: the results are those of the same inputs, settings and version")
+        _keep(results, record)
         return record
-    record = {
-        "scan": scan_id,
-        "stage": stage.name,
-        "version": stage.version,
-        "key": key,
-        "artifacts": {},
-        "metrics": {},
-    }
     if blocked_by and not stage.tolerates_failure:
         _remove_artifacts(stage, scan_folder(results, scan_id), keep=set())
-        record |= {"status": "blocked", "reason": f"the stage {blocked_by} has no result", "blocked_by": blocked_by}
+        reason = f"the stage {blocked_by} has no result"
+        outcome = {"status": "blocked", "reason": reason, "blocked_by": blocked_by, "artifacts": {}, "metrics": {}}
     else:
-        record |= _attempt(stage, process, scan_id, settings, options)
+        outcome = attempt(stage, process, scan_id, settings, options)
+    record = new_record(stage, scan_id, key, outcome)
     write_record(results, scan_id, stage.name, record)
     return record
 
 
-def _attempt(
-    stage: Stage, process: Process, scan_id: str, settings: Section, options: argparse.Namespace
+def new_record(stage: Stage, scan_id: str, key: str, outcome: dict[str, Any]) -> dict[str, Any]:
+    """Give the record of what a stage came to."""
+    facts = {"scan": scan_id, "stage": stage.name, "version": stage.version, "key": key}
+    return facts | {"artifacts": {}, "metrics": {}} | outcome
+
+
+def attempt(
+    stage: Stage,
+    process: Process,
+    scan_id: str,
+    settings: "Section",
+    options: argparse.Namespace,
+    ahead: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
+    """Do a stage's work on a scan, move what it wrote into the scan's folder, and give the outcome."""
     folder = scan_folder(Path(options.results), scan_id)
     staging = folder / f".{stage.name}.{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     template = Path(options.template) if stage.uses_template else None
-    job = Job(scan_id, stage, Path(options.results), staging, settings, options.seed, template, options)
+    job = Job(scan_id, stage, Path(options.results), staging, settings, options.seed, template, options, ahead or {})
     try:
         metrics = process(job)
         missing = [name for name in stage.artifacts if not (staging / name).is_file()]
@@ -200,18 +246,27 @@ def _remove_artifacts(stage: Stage, folder: Path, keep: set[str]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _stage_key(stage: Stage, scan_id: str, settings: Section, options: argparse.Namespace) -> tuple[str, str | None]:
-    """Give the digest of everything the result depends on, and the first earlier stage that has no result."""
+def stage_key(
+    stage: Stage,
+    scan_id: str,
+    settings: Mapping[str, Any],
+    options: argparse.Namespace,
+    ahead: Mapping[str, dict[str, Any]] | None = None,
+) -> tuple[str, str | None]:
+    """Give the digest of everything the result depends on, and the first earlier stage that has no result.
+
+    `settings` is the stage's section in full, as JSON. `ahead` are records of this scan that go before the tracked
+    ones.
+    """
     results = Path(options.results)
     needed = [(scan_id, name) for name in stage.needs]
     for role, names in (("identity", stage.needs_identity), ("canonical", stage.needs_canonical)):
-        other = _related_scan(results, scan_id, role) if names else None
+        other = related_scan(results, scan_id, role) if names else None
         needed += [(other, name) for name in names] if other else []
     inputs, blocked_by = {}, None
     for other, name in needed:
-        record = read_record(results, other, name)
-        if record is None:
-            raise NphmError(f"no record of {name} exists. Run that stage first. Scan {other}")
+        made_ahead = ahead.get(name) if ahead and other == scan_id else None
+        record = made_ahead or _needed_record(results, other, name)
         inputs[f"{other}:{name}"] = result_digest(record)
         # A failed identity or canonical scan does not block the subject's others: the stage copes and warns.
         if record["status"] != "ok" and blocked_by is None and other == scan_id:
@@ -219,7 +274,7 @@ def _stage_key(stage: Stage, scan_id: str, settings: Section, options: argparse.
     facts = {
         "stage": stage.name,
         "version": stage.version,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings,
         "seed": options.seed if stage.uses_seed else None,
         "inputs": inputs,
     }
@@ -228,6 +283,13 @@ def _stage_key(stage: Stage, scan_id: str, settings: Section, options: argparse.
     if stage.name == "ingest":
         facts["source"] = _source_facts(scan_id, options)
     return digest_of(facts), blocked_by
+
+
+def _needed_record(results: Path, scan_id: str, stage: str) -> dict[str, Any]:
+    record = read_record(results, scan_id, stage)
+    if record is None:
+        raise NphmError(f"no record of {stage} exists. Run that stage first. Scan {scan_id}")
+    return record
 
 
 def _template_digest(folder: Path) -> str:
@@ -250,7 +312,8 @@ def _source_facts(scan_id: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"row": facts, "files": {key: file_digest(path) if path.is_file() else "" for key, path in files.items()}}
 
 
-def _related_scan(results: Path, scan_id: str, role: str) -> str | None:
+def related_scan(results: Path, scan_id: str, role: str) -> str | None:
+    """Give the id of the subject's `identity` or `canonical` scan; None if it is this one or there is none."""
     record = read_record(results, scan_id, "ingest")
     other = (record or {}).get("metrics", {}).get("row", {}).get(f"{role}_scan")
     return other if other and other != scan_id else None
@@ -264,10 +327,11 @@ def _log_verdict(record: dict[str, Any], cpu_s: float) -> None:
 
 
 def _parser(
-    stage: Stage, process: Process, extra: Callable[[argparse.ArgumentParser], None] | None
+    stage: Stage, text: str | None, extra: Callable[[argparse.ArgumentParser], None] | None
 ) -> argparse.ArgumentParser:
-    module = sys.modules[process.__module__]
-    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{stage.name}", description=module.__doc__)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m pipelines.{stage.name}", description=text, add_help=text is not None, allow_abbrev=False
+    )
     parser.add_argument("scans", nargs="+", metavar="SUBJECT/EXPRESSION", help="scans to work on, one or many")
     parser.add_argument("--results", required=True, help="folder of the results")
     parser.add_argument("--settings", default="{}", help=f"JSON of the config's section `{stage.name}`")

@@ -18,6 +18,7 @@ from nphm_core.config import Config, read_section
 from nphm_core.io.scan_table import read_scan_table, row_facts
 from nphm_core.records import digest_of, stale_records, template_folder
 from nphm_core.stages import STAGES, TEMPLATE_VERSION, record_path
+from nphm_core.work_ahead import VARIABLE, AheadPlan
 
 InputFunction = Callable[[Any], dict[str, Any]]
 
@@ -36,6 +37,8 @@ class Plan:
         stale = stale_records(self.settings.results, self.scan_ids) if workflow.is_main_process else []
         self._stale = frozenset(stale)
         self._restored = {_scan_of(record) for record in stale}
+        # By the environment, so that no rule's command or parameters tell of the settings of another stage.
+        os.environ[VARIABLE] = self.ahead.to_text()
 
     def record(self, stage: str, scan_id: str = "{subject}/{expression}") -> str:
         """Give the record of a stage, for one scan or with wildcards."""
@@ -59,9 +62,8 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """Digest of all that decides results beside the scans and the head model: settings, seed, versions."""
-        settings = {stage: getattr(self.settings, stage).model_dump(mode="json") for stage in STAGES}
         versions = {stage: self.version(stage) for stage in STAGES}
-        return f"settings {digest_of([settings, versions, self.settings.seed])[:16]}"
+        return f"settings {digest_of([self.ahead.settings, versions, self.settings.seed])[:16]}"
 
     @property
     def template_folder(self) -> str:
@@ -100,6 +102,12 @@ class Plan:
         if stage == "ingest":
             parts += ["--table", self.settings.scans, "--canonical", self.settings.canonical]
         return shlex.join(parts)
+
+    @property
+    def ahead(self) -> AheadPlan:
+        """What a job may go on with when its own stage is done."""
+        settings = {stage: getattr(self.settings, stage).model_dump(mode="json") for stage in STAGES}
+        return AheadPlan(settings, self.settings.seed, self.template_folder)
 
     @property
     def summary_options(self) -> str:

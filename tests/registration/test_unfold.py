@@ -1,6 +1,7 @@
 """Folds on a registered mesh are taken out, and nothing else moves."""
 
 import numpy as np
+import pytest
 
 from nphm_core.geometry.quality import flipped_triangles
 from nphm_core.registration.unfold import unfold
@@ -35,11 +36,50 @@ def test_a_fold_is_taken_out_and_the_rest_stays():
     np.testing.assert_allclose(out[middle], registered[middle], atol=0.05)
 
 
+def test_a_crumpled_place_is_taken_out_whole():
+    template, faces = _plane()
+    rng = np.random.default_rng(0)
+    crumpled = template.copy()
+    place = np.linalg.norm(template[:, :2] - 9.5, axis=1) < 4
+    crumpled[place] += rng.normal(0, 0.8, (place.sum(), 3))
+    everywhere = np.ones(len(template), bool)
+    assert len(flipped_triangles(crumpled, template, faces, everywhere)) > 10
+    out, moved = unfold(crumpled, template, faces, everywhere)
+    assert len(flipped_triangles(out, template, faces, everywhere)) == 0
+    np.testing.assert_array_equal(out[~moved], crumpled[~moved])
+
+
+@pytest.mark.parametrize("squeeze", [0.3, 0.1])
+@pytest.mark.parametrize("height", [0.6, 1.2])
+def test_a_squeezed_place_where_the_shape_itself_folds_is_laid_flat(squeeze, height):
+    template, faces = _plane(30)
+    template = template + height * np.sin(2 * template[:, :1]) * [0.0, 0.0, 1.0]
+    squeezed = template.copy()
+    x = template[:, 0] - 14.5
+    squeezed[:, 0] = 14.5 + np.where(np.abs(x) < 5, squeeze * x, x - np.sign(x) * 5 * (1 - squeeze))
+    inner = np.linalg.norm(template[:, :2] - 14.5, axis=1) < 2.5
+    squeezed[inner] += np.random.default_rng(0).normal(0, 0.8, (inner.sum(), 3))
+    everywhere = np.ones(len(template), bool)
+    assert len(flipped_triangles(squeezed, template, faces, everywhere)) > 30
+    out, _ = unfold(squeezed, template, faces, everywhere)
+    assert len(flipped_triangles(out, template, faces, everywhere)) == 0
+
+
 def test_a_mesh_without_folds_is_left_alone():
     template, faces = _plane()
     out, moved = unfold(template @ TURN.T, template, faces, np.ones(len(template), bool))
     np.testing.assert_array_equal(out, template @ TURN.T)
     assert not moved.any()
+
+
+def test_folds_at_the_rim_of_the_region_are_taken_out():
+    template, faces = _plane()
+    folded = template.copy()
+    folded[210] += [0.0, 1.8, 0.05]
+    region = template[:, 0] < 10.5
+    region[210] = False
+    out, _ = unfold(folded, template, faces, region)
+    assert len(flipped_triangles(out, template, faces)) == 0
 
 
 def test_folds_outside_the_region_stay():

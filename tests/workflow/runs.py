@@ -45,7 +45,7 @@ class Copy:
     def jobs(self, *options: str, fails: bool = False) -> set[str]:
         """Run, and give `stage scan` for every job that Snakemake started, less the table and the end."""
         output = self.snakemake("--printshellcmds", *options, fails=fails)
-        return {f"{m[1]} {m[2]}" for m in re.finditer(r"python -m pipelines\.(\w+) .* ([\w-]+/[\w-]+) > ", output)}
+        return {f"{m[1]} {m[2]}" for m in re.finditer(r"python -m pipelines (\w+) .* ([\w-]+/[\w-]+) > ", output)}
 
     def artifact(self, scan: str, name: str) -> Path:
         return self.folder / "results" / "scans" / scan / name

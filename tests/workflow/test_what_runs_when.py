@@ -36,7 +36,7 @@ class Clone(Copy):
         super().__init__(repository, folder, "nphm_core", "workflow", "envs")
         commands = folder / "pipelines"
         commands.mkdir()
-        for name in ("__init__", "stage_command", "summary"):
+        for name in ("__init__", "__main__", "stage_command", "stage_ahead", "summary"):
             shutil.copy(repository / "pipelines" / f"{name}.py", commands)
         for stage in STAGES:
             shutil.copy(repository / "tests" / "workflow" / "stand_in_stage.py", commands / f"{stage}.py")
@@ -75,6 +75,18 @@ def test_a_scan_without_a_face_stops_no_other_and_is_named_at_the_end(first_run)
     assert "B/rest" in end
     assert "landmarks" in end
     assert "no face was found" in end
+
+
+def test_the_first_job_of_a_scan_makes_what_follows_and_the_others_find_it(first_run):
+    clone, _ = first_run
+    logs = {stage: (clone.folder / "logs" / stage / "A" / "rest.log").read_text() for stage in STAGES}
+    assert "made landmarks ahead" in logs["ingest"]
+    # The template may come after the first job, and sample_delta waits for the subject's other scan.
+    for stage in ("render", "landmarks", "flame_fit", "subdivide", "arap", "watertight", "sample_sdf"):
+        assert "nothing to do" in logs[stage]
+    failed = (clone.folder / "logs" / "landmarks" / "B" / "rest.log").read_text()
+    assert "nothing to do" not in failed, "what goes wrong ahead is left to the stage's own process"
+    assert "no face was found" in failed
 
 
 def test_nothing_runs_again_when_nothing_changed(clone):

@@ -21,7 +21,7 @@ rule evaluate:
     message:
         "Measuring {wildcards.subject}/{wildcards.expression} against its scan"
     shell:
-        "python -m pipelines.evaluate {params.folders} {params.options}"
+        "python -m pipelines evaluate {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
 
 

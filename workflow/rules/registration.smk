@@ -21,7 +21,7 @@ rule render:
     message:
         "Finding the face of {wildcards.subject}/{wildcards.expression} and rendering it"
     shell:
-        "python -m pipelines.render {params.folders} {params.options}"
+        "python -m pipelines render {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
 
 
@@ -45,7 +45,7 @@ rule landmarks:
     message:
         "Detecting the landmarks of {wildcards.subject}/{wildcards.expression}"
     shell:
-        "python -m pipelines.landmarks {params.folders} {params.options}"
+        "python -m pipelines landmarks {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
 
 
@@ -69,7 +69,7 @@ rule backproject:
     message:
         "Lifting the landmarks of {wildcards.subject}/{wildcards.expression} to its surface"
     shell:
-        "python -m pipelines.backproject {params.folders} {params.options}"
+        "python -m pipelines backproject {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
 
 
@@ -93,7 +93,7 @@ rule flame_fit:
     message:
         "Fitting the head model to {wildcards.subject}/{wildcards.expression}"
     shell:
-        "python -m pipelines.flame_fit {params.folders} {params.options}"
+        "python -m pipelines flame_fit {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
 
 
@@ -117,7 +117,7 @@ rule subdivide:
     message:
         "Refining the fitted head of {wildcards.subject}/{wildcards.expression}"
     shell:
-        "python -m pipelines.subdivide {params.folders} {params.options}"
+        "python -m pipelines subdivide {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
 
 
@@ -141,5 +141,5 @@ rule arap:
     message:
         "Registering the template to {wildcards.subject}/{wildcards.expression}"
     shell:
-        "python -m pipelines.arap {params.folders} {params.options}"
+        "python -m pipelines arap {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"

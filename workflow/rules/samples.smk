@@ -21,7 +21,7 @@ rule watertight:
     message:
         "Checking {wildcards.subject}/{wildcards.expression} and closing its scan"
     shell:
-        "python -m pipelines.watertight {params.folders} {params.options}"
+        "python -m pipelines watertight {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
 
 
@@ -45,7 +45,7 @@ rule sample_sdf:
     message:
         "Sampling signed distances of {wildcards.subject}/{wildcards.expression}"
     shell:
-        "python -m pipelines.sample_sdf {params.folders} {params.options}"
+        "python -m pipelines sample_sdf {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
 
 
@@ -69,5 +69,5 @@ rule sample_delta:
     message:
         "Sampling the deformation of {wildcards.subject}/{wildcards.expression}"
     shell:
-        "python -m pipelines.sample_delta {params.folders} {params.options}"
+        "python -m pipelines sample_delta {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
