@@ -54,7 +54,7 @@ def read_training_set(path: Path) -> list[TrainingRow]:
     try:
         with Path(path).open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"))
-        return [TrainingRow(**(row | {"canonical": row["canonical"] == "yes"})) for row in rows]  # type: ignore[arg-type]
+        return [TrainingRow(**(row | {"canonical": row["canonical"] == "yes"})) for row in rows]
     except (OSError, KeyError, TypeError, UnicodeDecodeError, csv.Error) as error:
         raise TrainingError(
             f"the training set cannot be read ({error}); expected the table that `python -m pipelines.training_set` "

@@ -131,9 +131,12 @@ def _run(maker: _Maker, members: Sequence[CorpusMember], n_processes: int) -> It
         return
     import multiprocessing
 
-    # Not forked: the caller may have threads or a GPU.
+    # Not forked from the caller, which may have threads or a GPU, but from a process that has imported everything:
+    # workers start one after the other, and each import would take ten seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     n = min(n_processes, len(members))
-    with multiprocessing.get_context("spawn").Pool(n, _start, (maker,)) as pool:
+    with context.Pool(n, _start, (maker,)) as pool:
         yield from pool.imap_unordered(_make, members)
 
 
