@@ -102,8 +102,8 @@ def _spread(field: EnsembleField, points, code):
     everything = choose_members(
         points[None], field.anchors(code), field.settings, field.member_network, field.networks.n_networks
     )
-    members, place, folded = field._prepare(points[None], code, None)
-    values = field.networks.values(place, folded, members.groups)[:, 0]
+    members, place, folded, groups = field._prepare(points[None], code, None)
+    values = field.networks.values(place, folded, groups)[:, 0]
     table = torch.empty(everything.weights.numel() + 1, device=points.device)
     table[members.slot] = values
     table = table[:-1].view(everything.weights.shape)

@@ -11,6 +11,7 @@ signed distances are negative inside; codes are one row a head.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -114,8 +115,8 @@ class EnsembleField(IdentityField):
         ambient: Float[Tensor, "n_heads n_points n_ambient"] | None = None,
     ) -> Float[Tensor, "n_heads n_points"]:
         """Give signed distances."""
-        members, rows, folded = self._prepare(points, code, ambient)
-        values = self.networks.values(rows, folded, members.groups)
+        members, rows, folded, groups = self._prepare(points, code, ambient)
+        values = self.networks.values(rows, folded, groups)
         return blend_members(members, values[:, 0], None)[0].unflatten(0, points.shape[:2])
 
     def sdf_and_gradient(
@@ -125,15 +126,17 @@ class EnsembleField(IdentityField):
         ambient: Float[Tensor, "n_heads n_points n_ambient"] | None = None,
     ) -> tuple[Float[Tensor, "n_heads n_points"], Float[Tensor, "n_heads n_points n_coordinates"]]:
         """Give signed distances and their gradient, blend and mirror included."""
-        members, rows, folded = self._prepare(points, code, ambient)
-        values, jacobian = self.networks.values_and_jacobian(rows, folded, members.groups)
+        members, rows, folded, groups = self._prepare(points, code, ambient)
+        values, jacobian = self.networks.values_and_jacobian(rows, folded, groups)
         flip = self.member_flip[members.member]
         by_place = torch.cat([jacobian[:, 0, :3] * flip, jacobian[:, 0, 3:]], dim=1)
         sdf, gradient = blend_members(members, values[:, 0], by_place)
         assert gradient is not None
         return sdf.unflatten(0, points.shape[:2]), gradient.unflatten(0, points.shape[:2])
 
-    def _prepare(self, points: Tensor, code: Tensor, ambient: Tensor | None) -> tuple[Members, Tensor, FoldedCodes]:
+    def _prepare(
+        self, points: Tensor, code: Tensor, ambient: Tensor | None
+    ) -> tuple[Members, Tensor, FoldedCodes, RowGroups]:
         anchors = self.anchors(code)
         members = choose_members(points, anchors, self.settings, self.member_network, self.networks.n_networks)
         # The background member sees points as they are.
@@ -149,8 +152,11 @@ class EnsembleField(IdentityField):
             place = torch.cat([place, ambient.flatten(0, 1).index_select(0, members.point)], dim=1)
         global_code, local_code = self.split_code(code)
         both = torch.cat([global_code[:, None].expand(-1, N_MEMBERS, -1), local_code], dim=2)
-        folded = self.networks.fold(both, self.member_network)
-        return members, place, folded
+        if len(place) >= len(code) * N_MEMBERS:
+            return members, place, self.networks.fold(both, self.member_network), members.groups
+        # Many heads of a point or two, as in the Jacobians of a fit: most members of most heads are not asked for.
+        groups = replace(members.groups, condition=None)
+        return members, place, self.networks.fold_rows(both.flatten(0, 1)[condition], groups), groups
 
 
 class GlobalField(IdentityField):

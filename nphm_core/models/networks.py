@@ -86,6 +86,15 @@ class StackedNetworks(nn.Module):
         with_skip = torch.einsum("bmc,mhc->bmh", codes, skip) + self.biases[self.skip][network]
         return FoldedCodes(with_first.flatten(0, 1), with_skip.flatten(0, 1))
 
+    def fold_rows(self, codes: Float[Tensor, "n_rows n_code"], groups: RowGroups) -> FoldedCodes:
+        """Fold one code a row: cheaper than `fold` where there are fewer rows than members of all heads.
+
+        The result goes with groups whose `condition` is None.
+        """
+        first = _grouped(codes, self.weights[0][:, :, self.n_point :], groups, self.biases[0])
+        skip = _grouped(codes, self.weights[self.skip][:, :, -self.n_code :] * _HALF, groups, self.biases[self.skip])
+        return FoldedCodes(first, skip)
+
     def values(
         self, points: Float[Tensor, "n_rows n_point"], codes: FoldedCodes, groups: RowGroups
     ) -> Float[Tensor, "n_rows n_out"]:

@@ -179,3 +179,17 @@ def test_random_weights_depend_on_the_generator_only(small_identity, small_expre
     )
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_many_heads_of_one_point_give_what_heads_of_many_points_give(small_identity, anchors):
+    field = build_identity_field(small_identity.model_copy(update={"min_weight": 1e-2}), anchors).double()
+    points, codes = _points(1, 60).double(), _codes(field, 1).double()
+    sdf, gradient = field.sdf_and_gradient(points, codes)
+    each = codes.expand(60, -1).clone().requires_grad_()
+    alone, gradient_alone = field.sdf_and_gradient(points.transpose(0, 1), each)
+    torch.testing.assert_close(alone[:, 0], sdf[0])
+    torch.testing.assert_close(gradient_alone[:, 0], gradient[0])
+    shared = codes.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(field.sdf(points, shared).sum(), shared)
+    (found,) = torch.autograd.grad(alone.sum(), each)
+    torch.testing.assert_close(found.sum(0, keepdim=True), wanted)
