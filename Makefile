@@ -11,7 +11,7 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
 help:
-	@echo "make demo       set up, make nine scans with known truth, register them, show where the result lies"
+	@echo "make demo       set up, make 18 scans with known truth, register them, train and fit a small model"
 	@echo "make test       set up, run the tests"
 	@echo "make test-slow  set up, run the tests that take minutes"
 	@echo "make lint       set up, run the linters, the type checker and the import contracts"
@@ -24,8 +24,10 @@ setup:
 demo: setup
 	$(BIN)/python -m pipelines.template --cache .cache
 	$(BIN)/python -m pipelines.demo_scans
-	$(BIN)/snakemake --cores $(CORES)
-	@echo "The result lies in results/: summary.tsv, and a folder for each scan in scans/"
+	$(BIN)/snakemake --cores $(CORES) --configfile workflow/demo.yaml -- all model
+	@sed -n '1,4p' results/models/evaluation.md
+	@echo "The result lies in results/: summary.tsv, a folder for each scan in scans/, the trained model in"
+	@echo "models/nphm/head, and its fits to a subject that it has not seen in fits/nphm/s006: look at fit.png there"
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"

@@ -147,7 +147,7 @@ def _template_folder(options: argparse.Namespace) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines.demo_scans", description=__doc__)
     parser.add_argument("--out", default="demo", help="folder to write (demo)")
-    parser.add_argument("--subjects", type=int, default=3, help="number of subjects (3)")
+    parser.add_argument("--subjects", type=int, default=6, help="number of subjects (6)")
     expressions = f"how many of {', '.join(EXPRESSIONS)} (3)"
     parser.add_argument("--expressions", type=int, default=3, choices=range(1, len(EXPRESSIONS) + 1), help=expressions)
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")

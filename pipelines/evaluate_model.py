@@ -40,9 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     write_text(options.out, result_tsv(rows))
-    for statistic in ("median", "mean"):
-        print(summary_markdown(rows, ["model"], statistic=statistic))
-    print(failure_list(rows), end="")
+    tables = [summary_markdown(rows, ["model"], statistic=statistic) for statistic in ("median", "mean")]
+    text = "\n".join([*tables, failure_list(rows)])
+    write_text(options.out.with_suffix(".md"), text)
+    print(text, end="")
     print(f"table: {options.out}")
     return 0 if any(row.measures for row in rows) else 1
 
@@ -52,16 +53,16 @@ def measure_fits(options: argparse.Namespace, settings: EvaluateModelConfig) -> 
     from nphm_core.template.template import read_template
 
     template = read_template(options.template)
-    scans = options.scans or _fitted_scans(options.fits)
-    label = options.label or options.fits.resolve().name
     rows = []
-    for scan_id in scans:
-        job = Job(
-            scan_id, _STAGE, options.results, options.fits / scan_id, settings, options.seed, options.template, options
-        )
-        row = _measured_row(job, template, label)
-        log.info("%s: %s", scan_id, row.failure or "measured")
-        rows.append(row)
+    for fits in options.fits:
+        label = options.label or fits.resolve().name
+        for scan_id in options.scans or _fitted_scans(fits):
+            job = Job(
+                scan_id, _STAGE, options.results, fits / scan_id, settings, options.seed, options.template, options
+            )
+            row = _measured_row(job, template, label)
+            log.info("%s %s: %s", label, scan_id, row.failure or "measured")
+            rows.append(row)
     return rows
 
 
@@ -151,9 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("scans", nargs="*", metavar="SUBJECT/EXPRESSION", help="scans to measure; all fits if none")
     parser.add_argument("--results", required=True, type=Path, help="folder of the results, with the whole scans")
     parser.add_argument("--template", required=True, type=Path, help="folder of the template")
-    parser.add_argument("--fits", required=True, type=Path, help="folder of the fits")
-    parser.add_argument("--out", required=True, type=Path, help="TSV to write")
-    parser.add_argument("--label", default="", help="the model's name in the table; the name of the folder of fits")
+    parser.add_argument("--fits", required=True, nargs="+", type=Path, help="folders of fits, one for each model")
+    parser.add_argument("--out", required=True, type=Path, help="TSV to write; averages go beside it as .md")
+    parser.add_argument("--label", default="", help="the model's name in the table; the name of its folder")
     parser.add_argument("--settings", default="{}", help="JSON of the config's section `evaluate_model`")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     return parser

@@ -46,9 +46,9 @@ class ModelPlan:
         return [self.fit(model, subject) for model in settings.models for subject in settings.held_out]
 
     @property
-    def fits_folder(self) -> str:
-        """The folder of all fits: of each model and subject."""
-        return f"{self._results}/fits"
+    def fits_folders(self) -> list[str]:
+        """The folders of fits, one for each model."""
+        return [f"{self._results}/fits/{model}" for model in self._plan.settings.models]
 
     def part(self, part: str, model: str = "{model}") -> str:
         """Give the file that says that a part of a model (`identity`, `head`) is complete."""

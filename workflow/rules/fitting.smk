@@ -49,7 +49,7 @@ rule evaluate_model:
         version=models.version("evaluate_model"),
         options=models.options("evaluate_model"),
         folders=models.template,
-        fits=models.fits_folder,
+        fits=models.fits_folders,
     message:
         "Measuring all fits of held-out subjects"
     shell:
