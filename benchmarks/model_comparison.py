@@ -212,14 +212,15 @@ def fit(options: argparse.Namespace) -> None:
         for variant in variants:
             corpus = Corpus(options.work / variant)
             with multiprocessing.get_context("spawn").Pool(options.processes, _one_thread) as pool:
-                jobs = [(corpus.folder, name, noise) for noise in NOISES_MM for name in corpus.test]
+                jobs = [(corpus.folder, name, noise) for noise in options.noises for name in corpus.test]
                 seen = pool.starmap(_observed, jobs, chunksize=1)
                 if model.startswith("pca"):
                     pool.starmap(_fit_linear, [(options.work, model, variant, *job) for job in seen], chunksize=1)
                     continue
-            for noise in NOISES_MM:
+            for noise in options.noises:
                 chosen = [(name, observation) for name, level, observation in seen if level == noise]
-                _fit_fields(options, model, variant, noise, chosen)
+                for first in range(0, len(chosen), options.at_once):
+                    _fit_fields(options, model, variant, noise, chosen[first : first + options.at_once])
 
 
 def starts(options: argparse.Namespace) -> None:
@@ -230,7 +231,9 @@ def starts(options: argparse.Namespace) -> None:
         seen = pool.starmap(_observed, [(corpus.folder, name, noise) for name in names], chunksize=1)
     for label, is_far in (("true-start", False), ("far-start", True)):
         chosen = [(name, _started(observation, name, is_far=is_far)) for name, _, observation in seen]
-        _fit_fields(options, options.model, "full", noise, chosen, label=f"{options.model}-{label}")
+        for first in range(0, len(chosen), options.at_once):
+            part = chosen[first : first + options.at_once]
+            _fit_fields(options, options.model, "full", noise, part, label=f"{options.model}-{label}")
 
 
 def _started(observation: Any, name: str, *, is_far: bool) -> Any:
@@ -384,6 +387,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--n-train", type=int, default=N_TRAIN)
     parser.add_argument("--n-test", type=int, default=N_TEST)
     parser.add_argument("--variants", nargs="+", default=["full", "plain"], help="whom to fit")
+    parser.add_argument("--noises", nargs="+", type=float, default=NOISES_MM, help="of the observed points, in mm")
+    parser.add_argument("--at-once", type=int, default=N_TEST, help="subjects that are fitted together; 1 suits a CPU")
     parser.add_argument("--levels", type=int, default=2, help="subdivisions of the template")
     parser.add_argument("--identity-steps", type=int, default=12_000)
     parser.add_argument("--expression-steps", type=int, default=8_000)
