@@ -141,7 +141,7 @@ def test_a_raised_version_runs_its_stage_and_a_renamed_variable_does_not(clone):
     stages = clone.folder / "nphm_core" / "stages.py"
     text = stages.read_text()
     try:
-        stages.write_text(text.replace("_STAGES", "_STEPS"))
+        stages.write_text(re.sub(r"\b_STAGES\b", "_STEPS", text))
         assert "Nothing to be done" in clone.snakemake("--dry-run")
         raised = re.sub(r'(Stage\(\s*"subdivide",\s*)(\d+)', r"\g<1>9\2", text)
         assert raised != text
