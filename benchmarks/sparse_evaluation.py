@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nphm_core.meshing.grid import HEAD_BOX
 from nphm_core.models.blend import choose_members
 from nphm_core.models.checkpoint import from_pretrained
 from nphm_core.models.identity_field import EnsembleField
 from nphm_core.models.released import read_released
 from nphm_core.spaces import MM_PER_CANONICAL_UNIT
 
-BOX = ((-0.55, -0.5, -0.95), (0.55, 0.75, 0.4))
 FORMS = {
     "4 nearest": {"n_nearest": 4},
     "8 nearest": {"n_nearest": 8},
@@ -111,7 +111,7 @@ def _spread(field: EnsembleField, points, code):
 
 
 def _points(n: int, device: str) -> torch.Tensor:
-    low, high = torch.tensor(BOX)
+    low, high = torch.tensor([HEAD_BOX.low, HEAD_BOX.high])
     uniform = torch.rand(n, 3, generator=torch.Generator().manual_seed(0))
     return (low + uniform * (high - low)).to(device)
 

@@ -14,10 +14,9 @@ from torch.nn import functional
 from nphm_core.errors import FittingError
 from nphm_core.fitting.measured_points import Pose, measure
 from nphm_core.fitting.roots import inverse_matrices
+from nphm_core.meshing.grid import HEAD_BOX
 from nphm_core.models.neural_head import NeuralHead
 
-BOX_LOW, BOX_HIGH = (-0.55, -0.5, -0.95), (0.55, 0.75, 0.4)
-"""The part of canonical space that holds heads; the released code's meshing box."""
 _N_RANDOM = 8_000
 _N_PROJECTIONS = 8
 _MAX_STEP = 0.1
@@ -33,7 +32,7 @@ def mean_head_points(
 ) -> tuple[Float[ndarray, "n 3"], Float[ndarray, "n 3"]]:
     """Give skin points and outward normals of the mean identity in the mean expression; canonical units."""
     surface = _MeanHead(head)
-    low, high = surface.mean.new_tensor(BOX_LOW), surface.mean.new_tensor(BOX_HIGH)
+    low, high = surface.mean.new_tensor(HEAD_BOX.low), surface.mean.new_tensor(HEAD_BOX.high)
     random = torch.rand(_N_RANDOM, 3, generator=generator, device=generator.device).to(surface.mean)
     points = low + (high - low) * random
     for _ in range(_N_PROJECTIONS):
