@@ -5,7 +5,6 @@ columns mean: docs/explanation/model-measures.md.
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ from nphm_core.config import EvaluateModelConfig, read_section
 from nphm_core.errors import ConfigError, NphmError
 from nphm_core.evaluation.result_table import ResultRow, failure_list, result_tsv, summary_markdown
 from nphm_core.io.files import write_json, write_text
-from nphm_core.stages import Stage
-from pipelines.stage_command import Job
+from nphm_core.stages import MODEL_STAGES, Stage
+from pipelines.stage_command import Job, settings_json
 
 if TYPE_CHECKING:
     from nphm_core.evaluation.model_measures import FitMeasures
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nphm")
 
-_STAGE = Stage("evaluate_model", 1, uses_template=True, uses_seed=True)
+_STAGE = Stage("evaluate_model", MODEL_STAGES["evaluate_model"], uses_template=True, uses_seed=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
-        settings = _settings(options.settings)
+        settings: EvaluateModelConfig = read_section(
+            EvaluateModelConfig, settings_json(options.settings), "evaluate_model"
+        )
         rows = measure_fits(options, settings)
     except NphmError as error:
         log.error("%s", error)
@@ -137,14 +138,6 @@ def _fitted_scans(folder: Path) -> Sequence[str]:
             f"Fit some scans, or give --fits their folder. Folder {folder}"
         )
     return found
-
-
-def _settings(text: str) -> EvaluateModelConfig:
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"--settings is not JSON ({error}); expected an object like {{}}. Got {text!r}") from None
-    return read_section(EvaluateModelConfig, data, "evaluate_model")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,6 @@ own frame), fit.png and, with --template, template_mesh.ply (template topology) 
 """
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from nphm_core.config import FitConfig, read_section
 from nphm_core.errors import ConfigError, FittingError, NphmError
 from nphm_core.spaces import MM_PER_UNIT
+from pipelines.stage_command import settings_json
 
 if TYPE_CHECKING:
     from pipelines.fit_inputs import FitInput
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     started = time.perf_counter()
     try:
-        settings: FitConfig = read_section(FitConfig, _json(options.settings), "fit")
+        settings: FitConfig = read_section(FitConfig, settings_json(options.settings), "fit")
         if options.results is not None and options.align != "faces":
             raise ConfigError(
                 "--align is for scan files; with --results the artifacts of the run are used. Leave it out"
@@ -114,13 +114,6 @@ def _template(options: argparse.Namespace) -> Any:
     from nphm_core.template.template import read_template
 
     return read_template(options.template)
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"--settings is not JSON ({error}); expected an object like {{}}. Got {text!r}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -121,7 +121,7 @@ def stage_command(
     _log_to_stderr()
     try:
         section: Any = Config.model_fields[name].annotation
-        settings = read_section(section, _json(options.settings), name)
+        settings = read_section(section, settings_json(options.settings), name)
         for scan_id in options.scans:
             started = time.process_time()
             record = run_stage(stage, process, scan_id, settings, options)
@@ -144,7 +144,7 @@ def finish_current(name: str) -> bool:
         return False
     results, found = Path(options.results), []
     for scan_id in options.scans:
-        key, _ = stage_key(stage, scan_id, _json(options.settings), options)
+        key, _ = stage_key(stage, scan_id, settings_json(options.settings), options)
         found.append(current_record(results, scan_id, name, key))
         if found[-1] is None:
             return False
@@ -165,7 +165,8 @@ def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
 
 
-def _json(text: str) -> dict[str, Any]:
+def settings_json(text: str) -> dict[str, Any]:
+    """Read the text of a command's --settings; ConfigError where it is no JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -5,19 +5,18 @@ network. The folder holds a checkpoint like that of any model.
 """
 
 import argparse
-import json
 import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nphm_core.config import TrainBaselinesConfig, read_section
-from nphm_core.errors import ConfigError, NphmError, TrainingError
+from nphm_core.errors import NphmError, TrainingError
 from nphm_core.io.training_set import chosen, read_training_set
 from nphm_core.records import scan_folder
+from pipelines.stage_command import settings_json
 
 log = logging.getLogger("pipelines.train_baselines")
 
@@ -70,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     started = time.process_time()
     try:
-        settings: TrainBaselinesConfig = read_section(TrainBaselinesConfig, _json(options.settings), "train_baselines")
+        settings: TrainBaselinesConfig = read_section(
+            TrainBaselinesConfig, settings_json(options.settings), "train_baselines"
+        )
         train(options.training_set, options.results, options.template, options.out, settings)
     except NphmError as error:
         log.error("%s", error)
@@ -78,13 +79,6 @@ def main(arguments: list[str] | None = None) -> int:
     log.info("%.1f CPU seconds", time.process_time() - started)
     print(options.out)
     return 0
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"--settings is not JSON ({error}); expected an object like {{}}. Got {text!r}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

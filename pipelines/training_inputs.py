@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from nphm_core.config import Section, read_section
-from nphm_core.errors import ConfigError, NphmError, TrainingError
+from nphm_core.errors import NphmError, TrainingError
 from nphm_core.io.files import read_json, read_safetensors, write_safetensors
 from nphm_core.io.meshes import read_mesh
 from nphm_core.io.scan_table import read_scan_table
@@ -25,6 +24,7 @@ from nphm_core.io.training_set import TrainingRow, read_training_set
 from nphm_core.records import digest_of, scan_folder
 from nphm_core.spaces import Similarity
 from nphm_core.stages import MODEL_STAGES
+from pipelines.stage_command import settings_json
 from pipelines.training_set import training_rows
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run_training(stage: str, section: type[Section], train: Callable[..., None],
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     started = time.monotonic()
     try:
-        settings = read_section(section, _json(options.settings), stage)
+        settings = read_section(section, settings_json(options.settings), stage)
         with training_device(options.device) as device:
             options.max_memory_mb = options.max_memory_mb or _half_of_free_memory_mb(device)
             train(options, settings, device)
@@ -221,10 +221,3 @@ def read_held_out(folder: Path) -> tuple[tuple[str, ...], Float[ndarray, "n n_co
         return (), np.zeros((0, 0), np.float32)
     arrays, facts = read_safetensors(folder / HELD_OUT)
     return tuple(facts["names"]), arrays["codes"]
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"--settings is not JSON ({error}); expected an object like {{}}. Got {text!r}") from None
