@@ -19,6 +19,7 @@ from nphm_core.geometry.closest import ClosestPoints
 from nphm_core.geometry.mesh import Mesh, boundary_vertices, vertex_normals
 from nphm_core.io.files import atomic_write, write_json, write_safetensors
 from nphm_core.io.meshes import write_mesh
+from nphm_core.meshing.grid import HEAD_BOX
 from nphm_core.models.checkpoint import from_pretrained
 from nphm_core.models.linear_head import LinearHead
 from nphm_core.seeds import rng_for
@@ -30,8 +31,8 @@ from pipelines.fit_inputs import FitInput
 log = logging.getLogger("nphm")
 
 _OVERSAMPLED = 4
-# A little more than the model's meshing box.
-_BOX_LOW, _BOX_HIGH = np.array([-0.65, -0.6, -1.05]), np.array([0.65, 0.85, 0.5])
+# In canonical units, around the model's meshing box.
+_BOX_MARGIN = 0.1
 _MIN_INSIDE = 0.2
 _SEEN_MM = 8.0
 _COLOUR_MAX_MM = 3.0
@@ -161,7 +162,8 @@ def _observation(scan: FitInput, settings: FitConfig, rng: np.random.Generator) 
     if scan.T_canonical_mesh is None:
         return seen
     at = scan.T_canonical_mesh.apply(seen.points)
-    inside = ((at > _BOX_LOW) & (at < _BOX_HIGH)).all(axis=1)
+    low, high = np.array(HEAD_BOX.low) - _BOX_MARGIN, np.array(HEAD_BOX.high) + _BOX_MARGIN
+    inside = ((at > low) & (at < high)).all(axis=1)
     # Else the pose is off and says nothing of what is head.
     if inside.mean() < _MIN_INSIDE:
         return seen
