@@ -23,11 +23,7 @@ class QuadraticPrior:
     @classmethod
     def of(cls, prior: GaussianPrior, weight: float, coupling: Float[Tensor, "n_code n_code"]) -> "QuadraticPrior":
         """Take a Gaussian's squared Mahalanobis distance, times a weight."""
-        basis, floor = prior.basis.double(), prior.floor.double()
-        along = prior.deviation.double() ** -2 - floor**-2
-        precision = torch.eye(prior.n_code, dtype=torch.float64, device=basis.device) * floor**-2
-        precision = precision + (basis * along) @ basis.T
-        return cls(prior.mean, weight * precision, coupling)
+        return cls(prior.mean, weight * prior.precision(), coupling)
 
     def value(self, code: Float[Tensor, "n n_code"]) -> Float[Tensor, " n"]:
         """Give the prior's part of the energy."""

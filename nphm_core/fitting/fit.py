@@ -172,11 +172,7 @@ def _flat(problems: list[tuple[Observation, ...]]) -> list[tuple[int, Observatio
 
 def _span(head: NeuralHead) -> Bases:
     """Give the strongest directions of the training codes, scaled by their deviations."""
-    both = []
-    for prior in (head.identity_prior, head.expression_prior):
-        order = prior.deviation.argsort(descending=True)[:_MAX_SPAN]
-        both.append(prior.basis[:, order] * prior.deviation[order])
-    return Bases(*both)
+    return Bases(head.identity_prior.strongest(_MAX_SPAN), head.expression_prior.strongest(_MAX_SPAN))
 
 
 def _all(head: NeuralHead) -> Bases:

@@ -19,6 +19,7 @@ from nphm_core.io.files import DamagedFileError, read_json, read_safetensors, wr
 from nphm_core.models.expression_field import ExpressionField
 from nphm_core.models.identity_field import N_ANCHORS, build_identity_field
 from nphm_core.models.neural_head import NeuralHead
+from nphm_core.models.priors import Shrinkage
 from nphm_core.spaces import MM_PER_CANONICAL_UNIT
 
 FORMAT_VERSION = 1
@@ -63,6 +64,7 @@ def write_checkpoint(folder: Path, head: NeuralHead, facts: dict[str, Any] | Non
         "scans": list(head.scans),
         "template_hash": head.template_hash,
         "mm_per_unit": MM_PER_CANONICAL_UNIT,
+        "shrinkage": [dataclasses.asdict(s) for s in head.shrinkage],
         "facts": merged,
     }
     folder = Path(folder)
@@ -158,6 +160,7 @@ def _assembled(config: dict[str, Any], tensors: dict[str, Tensor]) -> NeuralHead
         scans=tuple(map(str, config["scans"])),
         template_hash=str(config["template_hash"]),
         facts=dict(config["facts"]),
+        shrinkage=_shrinkage(config.get("shrinkage")),
     )
     own = {name: value for name, value in head.state_dict().items() if not _is_kept(name)}
     head.load_state_dict(tensors | own)
@@ -165,6 +168,16 @@ def _assembled(config: dict[str, Any], tensors: dict[str, Tensor]) -> NeuralHead
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} holds numbers that are not finite")
     return head
+
+
+def _shrinkage(stored: Any) -> tuple[Shrinkage, Shrinkage] | None:
+    if stored is None:
+        return None
+    identity, expression = (Shrinkage(**both) for both in stored)
+    for both in (identity, expression):
+        if not (0 <= both.share <= 1 and (both.reach is None or both.reach > 0)):
+            raise ValueError(f"the shrinkage of a prior is {both}; expected a share up to 1 and a reach above 0")
+    return identity, expression
 
 
 def _is_kept(name: str) -> bool:

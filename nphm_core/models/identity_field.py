@@ -64,6 +64,13 @@ class IdentityField(nn.Module, ABC):
         Both are differentiable once, by everything that `sdf` is differentiable by.
         """
 
+    def code_distance(self) -> Float[Tensor, "n_code n_code"] | None:
+        """Give how far apart the places are that two numbers of a code describe, in canonical units.
+
+        A place and its mirror image are one; infinite where a number describes no place. None: no number does.
+        """
+        return None
+
 
 class EnsembleField(IdentityField):
     """NPHM's ensemble of local networks."""
@@ -133,6 +140,17 @@ class EnsembleField(IdentityField):
         sdf, gradient = blend_members(members, values[:, 0], by_place)
         assert gradient is not None
         return sdf.unflatten(0, points.shape[:2]), gradient.unflatten(0, points.shape[:2])
+
+    def code_distance(self) -> Float[Tensor, "n_code n_code"] | None:
+        """Give the distances of the anchors that two numbers belong to; the global part and the background are far."""
+        mirrored = self.mean_anchors * self.mean_anchors.new_tensor([-1.0, 1.0, 1.0])
+        near = torch.minimum(
+            torch.cdist(self.mean_anchors, self.mean_anchors), torch.cdist(self.mean_anchors, mirrored)
+        )
+        parts = near.new_full((N_MEMBERS + 1, N_MEMBERS + 1), torch.inf).fill_diagonal_(0.0)
+        parts[1 : N_ANCHORS + 1, 1 : N_ANCHORS + 1] = near
+        sizes = near.new_tensor([self.settings.n_global] + N_MEMBERS * [self.settings.n_local], dtype=torch.long)
+        return parts.repeat_interleave(sizes, dim=0).repeat_interleave(sizes, dim=1)
 
     def _prepare(
         self, points: Tensor, code: Tensor, ambient: Tensor | None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nphm_core.config import ExpressionModelConfig, IdentityModelConfig
 from nphm_core.models.expression_field import ExpressionField
 from nphm_core.models.identity_field import IdentityField, build_identity_field
-from nphm_core.models.priors import GaussianPrior
+from nphm_core.models.priors import GaussianPrior, Shrinkage, choose_shrinkage
 
 
 class NeuralHead(nn.Module):
@@ -31,8 +31,12 @@ class NeuralHead(nn.Module):
         scans: tuple[str, ...] = (),
         template_hash: str = "",
         facts: dict[str, Any] | None = None,
+        shrinkage: tuple[Shrinkage, Shrinkage] | None = None,
     ) -> None:
-        """Put a model together; without an expression field it knows canonical heads only."""
+        """Put a model together; without an expression field it knows canonical heads only.
+
+        `shrinkage` says how far the covariances of identity and expression codes are trusted; None chooses anew.
+        """
         super().__init__()
         self.identity, self.expression = identity, expression
         if expression_codes is None:
@@ -41,8 +45,13 @@ class NeuralHead(nn.Module):
         self.register_buffer("expression_codes", expression_codes.detach().clone())
         self.subjects, self.scans = tuple(subjects), tuple(scans)
         self.template_hash, self.facts = template_hash, dict(facts or {})
-        self.identity_prior = GaussianPrior.from_codes(self.identity_codes)
-        self.expression_prior = GaussianPrior.from_codes(self.expression_codes)
+        distance = identity.code_distance()
+        self.shrinkage = shrinkage or (
+            choose_shrinkage(self.identity_codes, distance),
+            choose_shrinkage(self.expression_codes),
+        )
+        self.identity_prior = GaussianPrior.from_codes(self.identity_codes, self.shrinkage[0], distance)
+        self.expression_prior = GaussianPrior.from_codes(self.expression_codes, self.shrinkage[1])
 
     @property
     def is_backward(self) -> bool:

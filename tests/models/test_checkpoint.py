@@ -10,7 +10,6 @@ from nphm_core.errors import CheckpointError
 from nphm_core.io.files import read_safetensors, write_safetensors
 from nphm_core.models.checkpoint import CONFIG, WEIGHTS, from_pretrained, write_checkpoint
 from nphm_core.models.neural_head import NeuralHead
-from nphm_core.models.priors import GaussianPrior
 
 
 @pytest.fixture
@@ -86,30 +85,3 @@ def test_weights_that_are_cut_short_or_not_finite_are_refused(trained, tmp_path)
     (tmp_path / WEIGHTS).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="cannot be used"):
         from_pretrained(tmp_path)
-
-
-def test_a_prior_finds_mean_and_deviations_of_its_codes():
-    generator = torch.Generator().manual_seed(0)
-    deviation = torch.tensor([2.0, 1.0, 0.5])
-    codes = 3 + torch.randn(4000, 3, generator=generator) * deviation
-    prior = GaussianPrior.from_codes(codes)
-    torch.testing.assert_close(prior.mean, torch.full((3,), 3.0), atol=0.1, rtol=0)
-    torch.testing.assert_close(prior.deviation, deviation, atol=0.05, rtol=0.05)
-    assert float(prior.mahalanobis_sq(codes).mean()) == pytest.approx(3.0, rel=0.01)
-
-
-def test_few_codes_leave_other_directions_neither_free_nor_forbidden():
-    codes = torch.zeros(3, 10)
-    codes[:, 0] = torch.tensor([-1.0, 0.0, 1.0])
-    prior = GaussianPrior.from_codes(codes)
-    outside = torch.zeros(1, 10)
-    outside[0, 5] = 1.0
-    assert 0 < float(prior.mahalanobis_sq(outside)) < float("inf")
-    drawn = prior.sample(50, generator=torch.Generator().manual_seed(1))
-    assert (drawn[:, 1:] == 0).all()
-
-
-def test_a_prior_of_one_code_or_none_is_the_unit_gaussian():
-    for n in (0, 1):
-        prior = GaussianPrior.from_codes(torch.ones(n, 4))
-        assert float(prior.mahalanobis_sq(prior.mean[None] + 1)) == pytest.approx(4.0)
