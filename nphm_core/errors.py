@@ -66,3 +66,7 @@ class TrainingError(NphmError):
 
 class FittingError(NphmError):
     """No codes could be found that explain the observed points."""
+
+
+class ExportError(NphmError):
+    """Something cannot be exported in the format that was asked for."""

@@ -49,8 +49,13 @@ def read_scan_surface(job: Job) -> ScanSurface:
 
 def metric_mesh(job: Job) -> Mesh:
     """Read the scan in mm, facing outwards, with its colours."""
-    mesh = read_mesh(job.folder / "scan.ply")
-    facts = read_json(job.folder / "landmarks3d.json")
+    return metric_scan(job.folder)
+
+
+def metric_scan(folder: Path) -> Mesh:
+    """Read the scan of a scan's folder in mm, facing outwards, with its colours."""
+    mesh = read_mesh(folder / "scan.ply")
+    facts = read_json(folder / "landmarks3d.json")
     faces = mesh.faces[:, ::-1] if facts.get("flip_faces", False) else mesh.faces
     texture = mesh.texture
     if texture is not None and faces is not mesh.faces:
