@@ -61,7 +61,7 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse what does not go together, before anything is read."""
     if options.model is not None and options.format not in MODEL_FORMATS:
         raise ExportError(
-            f"a model has no {options.format}; expected one of {', '.join(MODEL_FORMATS)}. Give --results for the others"
+            f"a model has no {options.format}; expected one of {', '.join(MODEL_FORMATS)}. Give --results for others"
         )
     fixed = _FIXED_UNIT.get(options.format)
     if fixed is not None and options.unit not in (None, fixed):
@@ -94,13 +94,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scans", nargs="+", default=[], metavar="SUBJECT/EXPRESSION", help="only these scans")
     parser.add_argument("--unit", choices=_UNITS, help="of ply, obj and landmarks; mm by default")
     parser.add_argument(
-        "--space", choices=("metric", "canonical"), default="metric", help="ply, obj, landmarks: the scan's frame or ours"
+        "--space",
+        choices=("metric", "canonical"),
+        default="metric",
+        help="ply, obj, landmarks: the scan's frame or ours",
     )
     parser.add_argument(
         "--topology", choices=("registered", "template"), help="of ply, obj (registered) and glb (template by default)"
     )
     parser.add_argument(
-        "--targets", choices=("all", "captured", "blendshapes"), default="all", help="of glb: scans' or the head model's"
+        "--targets",
+        choices=("all", "captured", "blendshapes"),
+        default="all",
+        help="of glb: scans' or the head model's",
     )
     parser.add_argument("--with-samples", action="store_true", help="nphm: training samples too, 48 MB a scan")
     parser.add_argument("--keys", type=Path, metavar="TSV", help="svfr: subject, expression, participant, image_key")

@@ -9,8 +9,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nphm_core.errors import ExportError
 from nphm_core.exports.flame_files import (
     check_flame_form,
@@ -32,7 +30,7 @@ from nphm_core.exports.nphm_layout import (
 from nphm_core.exports.registered_scan import RegisteredScan, export_map, moved_mesh
 from nphm_core.exports.svfr import write_svfr_image, zip_folder
 from nphm_core.geometry.mesh import Mesh
-from nphm_core.io.files import write_json, write_npz
+from nphm_core.io.files import write_npz
 from nphm_core.io.glb import write_glb_metres
 from nphm_core.io.obj_writer import write_obj
 from nphm_core.io.ply import write_ply
@@ -160,7 +158,7 @@ def _write_flame(job: Export) -> None:
     model = job.template.model
     check_flame_form(model)
     for scan in job.scans():
-        folder, T = job.out / scan.subject / scan.expression, scan.T_metres_metric
+        folder, T = job.out / scan.subject / scan.expression, scan.to_metres
         write_ply(folder / "registered.ply", moved_mesh(scan.mesh(job.template, "template"), T))
         write_ply(folder / "fit.ply", Mesh(T.apply(scan.fit_vertices_mm), job.template.faces))
         write_npz(folder / "params.npz", flame_parameters(scan))
@@ -197,7 +195,7 @@ def _write_glb(job: Export) -> None:
         captured = {} if wanted == "blendshapes" else captured_targets(base, scans, job.template, topology)
         blendshapes = {} if wanted == "captured" else blendshape_targets(base, job.template)
         targets = joined_targets(captured, blendshapes)
-        mesh = moved_mesh(base.mesh(job.template, topology), base.T_metres_metric)
+        mesh = moved_mesh(base.mesh(job.template, topology), base.to_metres)
         extras = {"template": job.template.name, "template_licence": job.template.model.licence, "base": base.scan_id}
         write_glb_metres(job.out / f"{subject}.glb", mesh, targets, name=subject, extras=extras)
         names[subject] = {"base": base.expression, "targets": list(targets)}

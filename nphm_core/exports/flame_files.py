@@ -26,8 +26,8 @@ def check_flame_form(model: HeadModel) -> None:
     """Raise ExportError unless the model has FLAME's joints, which its parameters are named after."""
     if model.joint_names != FLAME_JOINTS:
         raise ExportError(
-            f"the head model has the joints {', '.join(model.joint_names)}; expected FLAME's {', '.join(FLAME_JOINTS)}. "
-            "Export its meshes as ply, obj or glb instead"
+            f"the head model has the joints {', '.join(model.joint_names)}; expected FLAME's: "
+            f"{', '.join(FLAME_JOINTS)}. Export its meshes as ply, obj or glb instead"
         )
 
 
@@ -38,7 +38,7 @@ def has_flame_topology(template: Template) -> bool:
 
 def flame_parameters(scan: RegisteredScan) -> dict[str, Float[ndarray, " n"]]:
     """Give the parameters of a scan's fit by FLAME's names."""
-    T = scan.T_metres_metric @ scan.T_metric_model
+    T = scan.to_metres @ scan.T_metric_model
     rotations = scan.fit.rotations
     return {
         "shape": scan.fit.identity,

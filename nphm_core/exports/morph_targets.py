@@ -33,9 +33,9 @@ def captured_targets(
     base: RegisteredScan, scans: Sequence[RegisteredScan], template: Template, topology: str
 ) -> dict[str, Float[ndarray, "n 3"]]:
     """Give what leads from the base scan to each other scan of the subject, by the expression's name."""
-    rest = base.T_metres_metric.apply(base.mesh(template, topology).vertices)
+    rest = base.to_metres.apply(base.mesh(template, topology).vertices)
     return {
-        scan.expression: scan.T_metres_metric.apply(scan.mesh(template, topology).vertices) - rest
+        scan.expression: scan.to_metres.apply(scan.mesh(template, topology).vertices) - rest
         for scan in scans
         if scan is not base
     }
@@ -47,7 +47,7 @@ def blendshape_targets(base: RegisteredScan, template: Template) -> dict[str, Fl
     They are taken at the base scan's identity, expression and joints, so that they fit the pose it was scanned in.
     """
     model = template.model
-    T = base.T_metres_metric @ base.T_metric_model
+    T = base.to_metres @ base.T_metric_model
     rest = model.posed(base.fit)
 
     def offset(coefficients: Coefficients) -> Float[ndarray, "n 3"]:

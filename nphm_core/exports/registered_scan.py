@@ -45,8 +45,8 @@ class RegisteredScan:
         return f"{self.subject}/{self.expression}"
 
     @property
-    def T_metres_metric(self) -> Similarity:
-        """From metric space to FLAME's frame: the canonical one in metres."""
+    def to_metres(self) -> Similarity:
+        """The map from metric space to FLAME's frame: the canonical one in metres."""
         return metres_of_canonical() @ self.T_canonical_metric
 
     def mesh(self, template: Template, topology: str = "registered") -> Mesh:

@@ -26,11 +26,9 @@ def write_svfr_image(
     root: Path, participant: str, image_key: str, scan: RegisteredScan, template: Template, landmarks: IbugEmbedding
 ) -> None:
     """Write what was found for one image: the registered mesh, and its fitted identity without expression and pose."""
-    T = scan.T_metres_metric
+    T = scan.to_metres
     posed = Mesh(T.apply(scan.mesh(template, "template").vertices), template.faces)
-    rest = Coefficients(
-        scan.fit.identity, np.zeros_like(scan.fit.expression), np.zeros_like(scan.fit.rotations)
-    )
+    rest = Coefficients(scan.fit.identity, np.zeros_like(scan.fit.expression), np.zeros_like(scan.fit.rotations))
     neutral = Mesh((T @ scan.T_metric_model).apply(template.model.posed(rest)), template.faces)
     for name, mesh in (("posed", posed), ("neutral", neutral)):
         folder = root / participant / image_key

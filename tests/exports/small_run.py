@@ -54,7 +54,10 @@ def ball_model(n_levels=3, licence="CC0-1.0"):
 def ball_template(**more) -> Template:
     model = ball_model(**more)
     bare, unit = bare_template(model), 10 * model.v_template
-    regions = {name: np.zeros(len(unit), bool) for name in REGIONS} | {"face": unit[:, 2] > 0.5, "ears": unit[:, 0] > 0.9}
+    regions = {name: np.zeros(len(unit), bool) for name in REGIONS} | {
+        "face": unit[:, 2] > 0.5,
+        "ears": unit[:, 0] > 0.9,
+    }
     return Template(model, LandmarkEmbedding.empty(), regions, bare.pairs, _anchor_vertices(unit), bare.hash)
 
 
@@ -72,16 +75,29 @@ def registered_scans(template, subjects=("s001", "s002")):
             T_metric_model = Similarity(1000 * rng.uniform(0.98, 1.02), turn, rng.uniform(-50, 50, 3))
             vertices = T_metric_model.apply(template.model.posed(fit))
             # The head's pose is removed, and here some of the model's own, too: both maps have to be used.
-            to_units = Similarity(1000 / MM_PER_CANONICAL_UNIT, rotation_matrices(0.1 * rng.standard_normal((1, 3)))[0],
-                                  rng.uniform(-0.1, 0.1, 3))
+            to_units = Similarity(
+                1000 / MM_PER_CANONICAL_UNIT,
+                rotation_matrices(0.1 * rng.standard_normal((1, 3)))[0],
+                rng.uniform(-0.1, 0.1, 3),
+            )
             T_canonical_metric = to_units @ T_metric_model.inverse()
             fine = subdivide_surface(hierarchy, template.faces, vertices)
             fine[: template.n_vertices] = vertices + 0.1 * rng.standard_normal(vertices.shape)
             colours = rng.integers(0, 255, (template.n_vertices, 3), dtype=np.uint8)
             scan = Mesh(vertices, template.faces[:300], colours=colours)
             out.append(
-                RegisteredScan(subject, expression, neutral, Mesh(fine, faces), fit, vertices, T_metric_model,
-                               T_canonical_metric, 1.0, lambda scan=scan: scan)
+                RegisteredScan(
+                    subject,
+                    expression,
+                    neutral,
+                    Mesh(fine, faces),
+                    fit,
+                    vertices,
+                    T_metric_model,
+                    T_canonical_metric,
+                    1.0,
+                    lambda scan=scan: scan,
+                )
             )
     return out
 
@@ -93,20 +109,31 @@ def write_run(results, template, scans, failed=()):
         facts = {"space": "metric", "unit": "mm", "template_hash": template.hash, "template": template.name}
         levels = {"levels": SUBDIVISION.levels, "region": SUBDIVISION.region}
         write_mesh(folder / "registered.ply", scan.registered, facts | levels)
-        write_json(folder / "flame.json", {
-            "T_metric_model": scan.T_metric_model.to_json(), "T_canonical_metric": scan.T_canonical_metric.to_json(),
-        })
-        write_npz(folder / "flame.npz", {
-            "identity": scan.fit.identity, "expression": scan.fit.expression, "joint_rotvec": scan.fit.rotations,
-            "vertices_mm": scan.fit_vertices_mm,
-        })
+        write_json(
+            folder / "flame.json",
+            {
+                "T_metric_model": scan.T_metric_model.to_json(),
+                "T_canonical_metric": scan.T_canonical_metric.to_json(),
+            },
+        )
+        write_npz(
+            folder / "flame.npz",
+            {
+                "identity": scan.fit.identity,
+                "expression": scan.fit.expression,
+                "joint_rotvec": scan.fit.rotations,
+                "vertices_mm": scan.fit_vertices_mm,
+            },
+        )
         write_mesh(folder / "scan.ply", scan.read_scan(), {"space": "scan", "unit": "mm"})
         write_json(folder / "landmarks3d.json", {"mm_per_scan_unit": 1.0, "flip_faces": False})
         bad = scan.scan_id in failed
         artifacts = {"registered.ply": {"bytes": 1, "sha256": "a" * 64}}
         row = {"subject": scan.subject, "expression": scan.expression, "neutral": scan.neutral}
         for stage, metrics in (("ingest", {"row": row}), ("arap", {}), ("evaluate", {"verdict": "ok"})):
-            status = {"status": "failed", "reason": "no face"} if bad and stage == "arap" else {"status": "ok", "reason": ""}
+            status = (
+                {"status": "failed", "reason": "no face"} if bad and stage == "arap" else {"status": "ok", "reason": ""}
+            )
             more = {"artifacts": artifacts, "metrics": metrics, "version": 1, "stage": stage}
             write_record(results, scan.scan_id, stage, status | more)
 

@@ -60,7 +60,7 @@ def test_an_obj_says_its_unit_and_nothing_that_readers_take_for_coordinates(tmp_
 
 def glb_of(scans, template, path):
     base = base_scan(scans[:3])
-    mesh = Mesh(base.T_metres_metric.apply(base.mesh(template, "template").vertices), template.faces)
+    mesh = Mesh(base.to_metres.apply(base.mesh(template, "template").vertices), template.faces)
     targets = captured_targets(base, scans[:3], template, "template") | blendshape_targets(base, template)
     write_glb_metres(path, mesh, targets, name="s001")
     return mesh, targets
@@ -93,14 +93,14 @@ def test_trimesh_reads_a_glb_with_the_size_of_a_head_in_metres(scans, template, 
 def test_a_captured_target_leads_to_the_other_scan(scans, template):
     base, other = scans[0], scans[1]
     offset = captured_targets(base, scans[:3], template, "registered")["mouth-open"]
-    reached = base.T_metres_metric.apply(base.registered.vertices) + offset
-    np.testing.assert_allclose(reached, other.T_metres_metric.apply(other.registered.vertices), atol=1e-12)
+    reached = base.to_metres.apply(base.registered.vertices) + offset
+    np.testing.assert_allclose(reached, other.to_metres.apply(other.registered.vertices), atol=1e-12)
 
 
 def test_a_blendshape_is_the_models_own_change_in_the_scans_pose(scans, template):
     scan = scans[0]
     expression = scan.fit.expression + [0, 1, 0]
-    T = scan.T_metres_metric @ scan.T_metric_model
+    T = scan.to_metres @ scan.T_metric_model
     posed = T.apply(template.model.pose(scan.fit.identity, expression, scan.fit.rotations))
     offset = blendshape_targets(scan, template)["jawForward"]
     np.testing.assert_allclose(T.apply(template.model.posed(scan.fit)) + offset, posed, atol=1e-9)
@@ -112,7 +112,7 @@ def test_flames_formula_gives_the_fitted_mesh_from_the_exported_files(scans, tem
         write_npz(tmp_path / "params.npz", flame_parameters(scan))
         with np.load(tmp_path / "model.npz") as model, np.load(tmp_path / "params.npz") as params:
             head = foreign.flame_head(dict(model), dict(params))
-        fitted = scan.T_metres_metric.apply(scan.fit_vertices_mm)
+        fitted = scan.to_metres.apply(scan.fit_vertices_mm)
         np.testing.assert_allclose(head, fitted, atol=2e-7)  # metres
 
 
@@ -153,7 +153,13 @@ def test_a_template_without_any_landmarks_is_refused(template):
 
 
 def test_numbers_of_the_nphm_layout_put_neutrals_first_and_keep_numbers():
-    rows = [("b", "smile", ""), ("b", "rest", "closed"), ("a", "aah", "open"), ("a", "rest", "closed"), ("b", "aah", "")]
+    rows = [
+        ("b", "smile", ""),
+        ("b", "rest", "closed"),
+        ("a", "aah", "open"),
+        ("a", "rest", "closed"),
+        ("b", "aah", ""),
+    ]
     numbers = nphm_numbers(rows)
     assert numbers.subject == {"a": 1, "b": 2}
     assert numbers.expression == {"rest": 0, "aah": 1, "smile": 2}

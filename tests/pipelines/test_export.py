@@ -139,9 +139,7 @@ def test_meshes_are_in_the_unit_and_space_that_were_asked_for(run, scans, tmp_pa
     np.testing.assert_array_equal(faces, scan.registered.faces)
     np.testing.assert_allclose(metric * mm, scan.registered.vertices, atol=1e-4)
     canonical, _ = foreign.meshio_mesh(tmp_path / "b/s001/smile.obj")
-    np.testing.assert_allclose(
-        canonical * mm / 250, scan.T_canonical_metric.apply(scan.registered.vertices), atol=1e-6
-    )
+    np.testing.assert_allclose(canonical * mm / 250, scan.T_canonical_metric.apply(scan.registered.vertices), atol=1e-6)
     facts = small_run.facts_of(tmp_path / "b")
     assert (facts["unit"], facts["space"], facts["topology"]) == (unit, "canonical", "registered")
 
@@ -200,9 +198,12 @@ def test_landmarks_are_points_of_the_registered_mesh(run, scans, template, tmp_p
 def test_the_svfr_zip_has_the_benchmarks_names(run, scans, template, tmp_path):
     with (tmp_path / "keys.tsv").open("w", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t")
-        writer.writerows([
-            ["subject", "expression", "participant", "image_key"], ["s001", "smile", "17", "EMO-1-shout+laugh_156_221501007"]
-        ])
+        writer.writerows(
+            [
+                ["subject", "expression", "participant", "image_key"],
+                ["s001", "smile", "17", "EMO-1-shout+laugh_156_221501007"],
+            ]
+        )
     assert export(run, tmp_path / "s", "svfr", "--keys", tmp_path / "keys.tsv") == 0
     with zipfile.ZipFile(tmp_path / "s/svfr_submission.zip") as archive:
         names = sorted(archive.namelist())
@@ -213,11 +214,11 @@ def test_the_svfr_zip_has_the_benchmarks_names(run, scans, template, tmp_path):
         archive.extractall(tmp_path / "zip")
     posed, _ = foreign.meshio_mesh(tmp_path / "zip" / folder / "mesh_posed.ply")
     scan = scans["s001/smile"]
-    expected = scan.T_metres_metric.apply(scan.registered.vertices[: template.n_vertices])
+    expected = scan.to_metres.apply(scan.registered.vertices[: template.n_vertices])
     np.testing.assert_allclose(posed, expected, atol=1e-7)
     neutral, _ = foreign.meshio_mesh(tmp_path / "zip" / folder / "mesh_neutral.ply")
     rest = template.model.pose(scan.fit.identity)
-    np.testing.assert_allclose(neutral, (scan.T_metres_metric @ scan.T_metric_model).apply(rest), atol=1e-7)
+    np.testing.assert_allclose(neutral, (scan.to_metres @ scan.T_metric_model).apply(rest), atol=1e-7)
     seven = np.load(tmp_path / "zip" / folder / "landmarks_posed.npy")
     assert seven.shape == (7, 3)
     assert np.linalg.norm(posed[:, None] - seven, axis=2).min(axis=0).max() < 0.05
