@@ -1,7 +1,7 @@
 """PCA, NPM and NPHM trained on the same synthetic people and fitted to the same partial views: one table.
 
     python -m benchmarks.model_comparison make  --work DIR --template T --second CARRIED.npz
-    python -m benchmarks.model_comparison train --work DIR --model nphm      (or npm, pca, pca-plain)
+    python -m benchmarks.model_comparison train --work DIR --model nphm --device cuda      (or npm, pca, pca-plain)
     python -m benchmarks.model_comparison fit   --work DIR --models pca npm nphm
     python -m benchmarks.model_comparison starts --work DIR --model nphm
     python -m benchmarks.model_comparison table --work DIR
@@ -22,19 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from nphm_core.config import (
-    EvaluateModelConfig,
-    FitConfig,
-    OptimiserConfig,
-    TrainBaselinesConfig,
-    TrainExpressionConfig,
-    TrainIdentityConfig,
-)
+from nphm_core.config import EvaluateModelConfig, FitConfig, TrainBaselinesConfig, TrainIdentityConfig
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.io.files import read_npz, write_npz, write_text
 from nphm_core.seeds import rng_for
 from nphm_core.spaces import MM_PER_CANONICAL_UNIT
 from nphm_core.synthetic.corpus_folder import Corpus
+from pipelines.train_corpus import add_training_options, stage_settings
 
 NOISES_MM = (0.0, 0.5, 1.5)
 N_TRAIN, N_TEST = 100, 20
@@ -76,43 +70,6 @@ def observed_row(name: str, n_expressions: int) -> int:
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def identity_settings(model: str, options: argparse.Namespace) -> TrainIdentityConfig:
-    """Give the settings of the first stage: those of the config, shortened to what an hour of a GPU allows."""
-    n_steps = options.identity_steps
-    data: dict[str, Any] = {
-        "n_steps": n_steps,
-        "precision": "tf32",
-        "weight_distance": 1.0,
-        "optimiser": OptimiserConfig(
-            learning_rate=1e-3, code_learning_rate=2e-3, decay_every=max(1, n_steps // 6), clip_norm=0.5
-        ),
-        "checkpoint_every": 10**9,
-        "log_every": 500,
-    }
-    if model == "npm":
-        data |= {"weight_codes": 0.002, "weight_anchors": 0.0, "weight_symmetry": 0.0, "model": {"kind": "global"}}
-        data["optimiser"] = data["optimiser"].model_copy(update={"learning_rate": 5e-4})
-    return TrainIdentityConfig.model_validate(data)
-
-
-def expression_settings(options: argparse.Namespace) -> TrainExpressionConfig:
-    """Give the settings of the second stage."""
-    n_steps = options.expression_steps
-    return TrainExpressionConfig(
-        n_steps=n_steps,
-        precision="tf32",
-        optimiser=OptimiserConfig(
-            learning_rate=5e-4,
-            code_learning_rate=2e-3,
-            weight_decay=5e-4,
-            decay_every=max(1, n_steps // 6),
-            clip_norm=0.1,
-        ),
-        checkpoint_every=10**9,
-        log_every=500,
-    )
-
-
 def train(options: argparse.Namespace) -> None:
     """Train one model and write its folder."""
     corpus = Corpus(options.work / ("plain" if options.model.endswith("-plain") else "full"))
@@ -124,36 +81,22 @@ def _train_fields(corpus: Corpus, options: argparse.Namespace) -> None:
 
     from nphm_core.models.checkpoint import write_checkpoint
     from nphm_core.training.loop import Run
-    from nphm_core.training.pairs import PairSamples, RegisteredPair
-    from nphm_core.training.samples import IdentitySamples
-    from nphm_core.training.train_expression import train_expression
-    from nphm_core.training.train_identity import train_identity
+    from nphm_core.training.train_corpus import CorpusSettings, train_on_corpus
 
     device = torch.device(options.device)
-    subjects = [corpus.subject(name) for name in corpus.train]
-    paths = [corpus.samples_path(name) for name in corpus.train]
-    anchors = np.stack([subject.anchors for subject in subjects])
-    drawn = IdentitySamples.from_files(corpus.train, paths, anchors, device=device)
-    template_hash = corpus.topology.template_hash
-    run, settings = Run(hooks=[_Printer()]), identity_settings(options.model, options)
-    first = train_identity(drawn, settings, seed=0, template_hash=template_hash, run=run)
-    write_checkpoint(options.work / "models" / f"{options.model}-identity", first.head)
+    settings = CorpusSettings(*stage_settings(options))
+    if options.model.startswith("npm"):
+        settings = dataclasses.replace(settings, identity=_npm_settings(settings.identity))
+    head = train_on_corpus(corpus, settings, device=device, run=Run(hooks=[_Printer()]), n_held_out=0)
     _report_memory(options.device)
-    visible, owners, scans, pairs = corpus.topology.visible.astype(float), [], [], []
-    for row, subject in enumerate(subjects):
-        # The hair's surface moves with the skin under it.
-        surfaces = [subject.surface(k) for k in range(len(subject.expressions))]
-        pairs += [RegisteredPair(surfaces[subject.canonical], s, visible, corpus.topology.faces) for s in surfaces]
-        owners += [row] * len(surfaces)
-        scans += [f"{subject.name}/{expression}" for expression in subject.expressions]
-    moved = PairSamples(scans, np.array(owners), pairs, device=device)
-    second = train_expression(first.head, moved, expression_settings(options), seed=0, run=run)
-    facts = {
-        "data": f"{len(subjects)} synthetic subjects x {len(subjects[0].expressions)} expressions, two sources",
-        "identity_steps": settings.n_steps,
-        "expression_steps": options.expression_steps,
-    }
-    write_checkpoint(options.work / "models" / options.model, second.head, facts)
+    write_checkpoint(options.work / "models" / options.model, head)
+
+
+def _npm_settings(settings: TrainIdentityConfig) -> TrainIdentityConfig:
+    """Give NPM's: one network, which a high rate would spoil, and no anchors or pairs to hold together."""
+    optimiser = settings.optimiser.model_copy(update={"learning_rate": 5e-4})
+    data = settings.model_dump() | {"weight_codes": 0.002, "weight_anchors": 0.0, "weight_symmetry": 0.0}
+    return TrainIdentityConfig.model_validate(data | {"model": {"kind": "global"}, "optimiser": optimiser.model_dump()})
 
 
 def _train_pca(corpus: Corpus, options: argparse.Namespace) -> None:
@@ -211,7 +154,7 @@ def fit(options: argparse.Namespace) -> None:
         variants = ["plain"] if model.endswith("-plain") else options.variants
         for variant in variants:
             corpus = Corpus(options.work / variant)
-            with multiprocessing.get_context("spawn").Pool(options.processes, _one_thread) as pool:
+            with _pool(options.processes) as pool:
                 jobs = [(corpus.folder, name, noise) for noise in options.noises for name in corpus.test]
                 seen = pool.starmap(_observed, jobs, chunksize=1)
                 if model.startswith("pca"):
@@ -227,7 +170,7 @@ def starts(options: argparse.Namespace) -> None:
     """Fit half of the test subjects from the true pose and from far away, the unit unknown, with 0.5 mm noise."""
     corpus, noise = Corpus(options.work / "full"), 0.5
     names = corpus.test[: len(corpus.test) // 2]
-    with multiprocessing.get_context("spawn").Pool(options.processes, _one_thread) as pool:
+    with _pool(options.processes) as pool:
         seen = pool.starmap(_observed, [(corpus.folder, name, noise) for name in names], chunksize=1)
     for label, is_far in (("true-start", False), ("far-start", True)):
         chosen = [(name, _started(observation, name, is_far=is_far)) for name, _, observation in seen]
@@ -248,6 +191,15 @@ def _started(observation: Any, name: str, *, is_far: bool) -> Any:
     far = Similarity(1.3 if rng.random() < 0.5 else 1 / 1.3, turn, 50 / MM_PER_CANONICAL_UNIT * direction)
     start = far if is_far else Similarity.identity()
     return dataclasses.replace(observation, T_canonical_observed=start, mm_per_unit=None)
+
+
+def _pool(n_processes: int) -> Any:
+    """Give worker processes; not forked from this one, which may use a GPU, but from one that has imported it all."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["nphm_core.fitting.fit_linear", "nphm_core.evaluation.model_measures", "nphm_core.synthetic.corpus_folder"]
+    )
+    return context.Pool(n_processes, _one_thread)
 
 
 def _one_thread() -> None:
@@ -336,7 +288,7 @@ def table(options: argparse.Namespace) -> None:
     from nphm_core.evaluation.result_table import failure_list, result_tsv, summary_markdown
 
     paths = sorted((options.work / "fits").glob("*/*/*/*.npz"))
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+    with _pool(options.processes) as pool:
         rows = pool.starmap(_measured, [(options.work, path) for path in paths], chunksize=1)
     write_text(options.work / "fits.tsv", result_tsv(rows))
     for variant in ("full", "plain"):
@@ -382,7 +334,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--template", type=Path, help="folder of the embedded template")
     parser.add_argument("--second", type=Path, help="the second head model, carried into the template's topology")
-    parser.add_argument("--model", default="nphm", help="what to train: nphm, npm, pca, pca-plain")
+    parser.add_argument(
+        "--model",
+        default="nphm",
+        help="what to train: nphm, npm, pca, pca-plain; what follows such a name tells variants of settings apart",
+    )
     parser.add_argument("--models", nargs="+", default=["pca", "pca-plain", "npm", "nphm"], help="what to fit")
     parser.add_argument("--n-train", type=int, default=N_TRAIN)
     parser.add_argument("--n-test", type=int, default=N_TEST)
@@ -390,11 +346,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--noises", nargs="+", type=float, default=NOISES_MM, help="of the observed points, in mm")
     parser.add_argument("--at-once", type=int, default=N_TEST, help="subjects that are fitted together; 1 suits a CPU")
     parser.add_argument("--levels", type=int, default=2, help="subdivisions of the template")
-    parser.add_argument("--identity-steps", type=int, default=12_000)
-    parser.add_argument("--expression-steps", type=int, default=8_000)
+    add_training_options(parser)
     parser.add_argument("--resolution", type=int, default=256, help="of the meshes")
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--device", default="cuda")
     return parser
 
 

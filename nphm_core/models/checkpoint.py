@@ -46,13 +46,18 @@ def architecture_of(head: NeuralHead) -> Architecture:
     )
 
 
-def write_checkpoint(folder: Path, head: NeuralHead, facts: dict[str, Any] | None = None) -> None:
+def write_checkpoint(
+    folder: Path, head: NeuralHead, facts: dict[str, Any] | None = None, *, half: bool = False
+) -> None:
     """Write a model's folder; `config.json` comes last and says that it is complete.
 
-    `facts` (metrics, seed, training settings, licence of the data) are kept with those that the model has.
+    `facts` (metrics, seed, training settings, licence of the data) are kept with those that the model has. `half`
+    stores float16, which is read back as float32: half the size, for models that are passed on.
     """
     built = architecture_of(head)
     tensors = {name: value.detach().cpu().numpy() for name, value in head.state_dict().items() if _is_kept(name)}
+    if half:
+        tensors = {name: v.astype(np.float16) if v.dtype == np.float32 else v for name, v in tensors.items()}
     merged = head.facts | (facts or {})
     config = {
         "format": FORMAT_VERSION,
@@ -88,7 +93,7 @@ def from_pretrained(folder: Path, *, template_hash: str | None = None, device: s
     check_template(str(config.get("template_hash", "")), template_hash, folder)
     try:
         tensors, _ = read_safetensors(folder / WEIGHTS)
-        head = _assembled(config, {name: torch.from_numpy(value) for name, value in tensors.items()})
+        head = _assembled(config, {name: _single(torch.from_numpy(value)) for name, value in tensors.items()})
     except (DamagedFileError, ConfigError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _damaged(folder, str(error)) from None
     return head.to(device)
@@ -168,6 +173,10 @@ def _assembled(config: dict[str, Any], tensors: dict[str, Tensor]) -> NeuralHead
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} holds numbers that are not finite")
     return head
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.dtype == torch.float16 else value
 
 
 def _shrinkage(stored: Any) -> tuple[Shrinkage, Shrinkage] | None:

@@ -17,6 +17,7 @@ from nphm_core.geometry.mesh import unique_edges, vertex_normals
 from nphm_core.geometry.subdivision import subdivide_linearly
 from nphm_core.spaces import MM_PER_CANONICAL_UNIT
 from nphm_core.synthetic.asymmetry import LocalWarps, WarpSettings, draw_warps, warp_head
+from nphm_core.synthetic.mixed_expressions import mixed_expression
 from nphm_core.synthetic.noise import smooth_noise
 from nphm_core.synthetic.subject import (
     EXPRESSIONS,
@@ -119,7 +120,7 @@ def _warped(surface: HeadSurface) -> ndarray:
 
 
 def _draw_expressions(n: int, rng: np.random.Generator) -> dict[str, ExpressionSpec]:
-    """Choose the two neutrals and others, each as strong as this person performs it."""
+    """Choose the two neutrals and others, each as strong as this person performs it; what is lacking is mixed."""
     moving = {name: spec for name, spec in EXPRESSIONS.items() if spec.weights or "jaw" in spec.rotations}
     others = [name for name, spec in moving.items() if not spec.neutral]
     chosen = rng.permutation(len(others))[: max(n - 2, 0)]
@@ -129,6 +130,8 @@ def _draw_expressions(n: int, rng: np.random.Generator) -> dict[str, ExpressionS
     }
     for index in sorted(chosen.tolist()):
         out[others[index]] = _performed(EXPRESSIONS[others[index]], float(rng.uniform(*_INTENSITY)), rng)
+    for k in range(n - len(out)):
+        out[f"mixed-{k:02d}"] = mixed_expression(rng)
     return dict(list(out.items())[:n])
 
 
