@@ -4,6 +4,7 @@
     python -m benchmarks.model_comparison train --work DIR --model nphm --device cuda      (or npm, pca, pca-plain)
     python -m benchmarks.model_comparison fit   --work DIR --models pca npm nphm
     python -m benchmarks.model_comparison starts --work DIR --model nphm
+    python -m benchmarks.model_comparison measure --work DIR      (may be repeated: measures what was fitted since)
     python -m benchmarks.model_comparison table --work DIR
 
 People come from two linear head models in one topology. In the variant `full` they have relief, hair and local warps
@@ -24,7 +25,7 @@ import numpy as np
 
 from nphm_core.config import EvaluateModelConfig, FitConfig, TrainBaselinesConfig, TrainIdentityConfig
 from nphm_core.geometry.mesh import Mesh
-from nphm_core.io.files import read_npz, write_npz, write_text
+from nphm_core.io.files import read_json, read_npz, write_json, write_npz, write_text
 from nphm_core.seeds import rng_for
 from nphm_core.spaces import MM_PER_CANONICAL_UNIT
 from nphm_core.synthetic.corpus_folder import Corpus
@@ -39,7 +40,9 @@ def main() -> None:
     """Run one phase."""
     options = _parser().parse_args()
     started = time.perf_counter()
-    {"make": make, "train": train, "fit": fit, "starts": starts, "table": table}[options.phase](options)
+    {"make": make, "train": train, "fit": fit, "starts": starts, "measure": measure, "table": table}[options.phase](
+        options
+    )
     print(f"{options.phase}: {time.perf_counter() - started:.1f} s", flush=True)
 
 
@@ -283,13 +286,20 @@ def _write_fit(work: Path, model: str, variant: str, noise_mm: float, name: str,
 # ---- table -----------------------------------------------------------------------------------------------------------
 
 
-def table(options: argparse.Namespace) -> None:
-    """Measure all fits and print a table for each variant."""
-    from nphm_core.evaluation.result_table import failure_list, result_tsv, summary_markdown
-
+def measure(options: argparse.Namespace) -> None:
+    """Measure all fits that have not been measured; each result lies beside its fit."""
     paths = sorted((options.work / "fits").glob("*/*/*/*.npz"))
+    missing = [path for path in paths if not path.with_suffix(".json").is_file()]
     with _pool(options.processes) as pool:
-        rows = pool.starmap(_measured, [(options.work, path) for path in paths], chunksize=1)
+        pool.starmap(_measure, [(options.work, path) for path in missing], chunksize=1)
+
+
+def table(options: argparse.Namespace) -> None:
+    """Print a table for each variant."""
+    from nphm_core.evaluation.result_table import ResultRow, failure_list, result_tsv, summary_markdown
+
+    paths = sorted((options.work / "fits").glob("*/*/*/*.json"))
+    rows = [ResultRow(**read_json(path)) for path in paths]
     write_text(options.work / "fits.tsv", result_tsv(rows))
     for variant in ("full", "plain"):
         chosen = [row for row in rows if row.labels["variant"] == variant]
@@ -297,6 +307,10 @@ def table(options: argparse.Namespace) -> None:
             print(f"\n{variant} heads, {statistic}\n")
             print(summary_markdown(chosen, ["model", "noise_mm"], statistic=statistic))
         print(failure_list(chosen))
+
+
+def _measure(work: Path, path: Path) -> None:
+    write_json(path.with_suffix(".json"), dataclasses.asdict(_measured(work, path)))
 
 
 def _measured(work: Path, path: Path) -> Any:
@@ -328,9 +342,12 @@ def _measured(work: Path, path: Path) -> Any:
     return ResultRow(labels, measures.columns(), measures.failure)
 
 
+_PHASES = {"make": make, "train": train, "fit": fit, "starts": starts, "measure": measure, "table": table}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("phase", choices=("make", "train", "fit", "starts", "table"))
+    parser.add_argument("phase", choices=tuple(_PHASES))
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--template", type=Path, help="folder of the embedded template")
     parser.add_argument("--second", type=Path, help="the second head model, carried into the template's topology")
