@@ -28,6 +28,7 @@ include: "workflow/rules/samples.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/fitting.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
@@ -36,6 +37,7 @@ rule all:
         plan.all_records,
         plan.summary,
         plan.verdict,
+        plan.gallery,
     message:
         "Every scan has its verdict"
 

@@ -131,6 +131,7 @@ class EvaluateConfig(Section):
     max_landmark_mm: float = Field(5.0, gt=0, description="median landmark residual above which it is suspicious")
     picture_pixels: int = Field(384, ge=64, description="height of one tile of the quality picture")
     colour_max_mm: float = Field(0.5, gt=0, description="distance at the end of the colour bar")
+    view_vertices: int = Field(8000, ge=0, le=65535, description="of a scan in the 3D view; 0 leaves it out")
 
 
 class IdentityModelConfig(Section):
@@ -272,6 +273,7 @@ class Config(Section):
     """All that a user may change."""
 
     scans: str = Field("demo/scans.tsv", description="scan table, or folder in the NPHM data-set layout")
+    verdicts: str = Field("", description="verdicts downloaded from the gallery: rejected scans are left out")
     results: str = Field("results", description="folder for everything that is made")
     cache: str = Field(".cache", description="folder for what depends on the template only")
     seed: int = Field(0, ge=0, description="seed of everything random")

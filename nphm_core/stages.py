@@ -85,7 +85,7 @@ _STAGES = (
     ),
     Stage(
         "evaluate",
-        1,
+        2,
         needs=(
             "ingest",
             "render",
@@ -99,6 +99,7 @@ _STAGES = (
             "sample_delta",
         ),
         artifacts=("metrics.json", "quality.png"),
+        optional_artifacts=("quality_card.webp", "quality_tiles.webp", "quality_3d.js"),
         uses_template=True,
         uses_seed=True,
         tolerates_failure=True,
@@ -115,6 +116,7 @@ MODEL_STAGES = {
     "train_baselines": 1,
     "fit": 1,
     "evaluate_model": 1,
+    "report": 1,
 }
 """Result versions of the stages that work on many scans at once, in the order of the work."""
 

@@ -1,14 +1,14 @@
-"""Measure a registered mesh against its scan, give the verdict on the scan, and draw its quality picture."""
+"""Measure a registered mesh against its scan, give the verdict on the scan, and draw it for people."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nphm_core.config import SubdivideConfig
-from nphm_core.evaluation.fine_template import FineTemplate, check_fine_topology, fine_template
+from nphm_core.evaluation.fine_template import FineTemplate, check_fine_topology, fine_template, view_topology
 from nphm_core.evaluation.landmarks import LandmarkResiduals, landmark_residuals
 from nphm_core.evaluation.surface import SurfaceMetrics, VertexErrors, measure_surface
 from nphm_core.evaluation.verdict import Verdict, judge, stage_warnings
-from nphm_core.io.files import atomic_write, read_npz, write_json
+from nphm_core.io.files import atomic_write, read_npz, write_bytes, write_json, write_text
 from nphm_core.io.meshes import read_facts, read_mesh
 from nphm_core.spaces import Similarity
 from pipelines.stage_command import Job, stage_command
@@ -24,7 +24,7 @@ _PNG_LEVEL = 4
 
 
 def process(job: Job) -> dict[str, Any]:
-    """Write metrics.json and quality.png, whatever the earlier stages came to."""
+    """Write metrics.json and the pictures, whatever the earlier stages came to."""
     records = {name: job.record(name) for name in job.stage.needs}
     if records["arap"]["status"] != "ok":
         return _report_failure(job, records)
@@ -70,10 +70,14 @@ def _outward_scan(job: Job) -> "tuple[Mesh, dict[str, Any]]":
 
 
 def _fine_template(job: Job, registered: "Mesh") -> FineTemplate:
-    facts = read_facts(job.folder / "registered.ply")
-    fine = fine_template(job.template, SubdivideConfig(levels=facts["levels"], region=facts["region"]))
+    fine = fine_template(job.template, _refinement(job))
     check_fine_topology(fine, registered.faces)
     return fine
+
+
+def _refinement(job: Job) -> SubdivideConfig:
+    facts = read_facts(job.folder / "registered.ply")
+    return SubdivideConfig(levels=facts["levels"], region=facts["region"])
 
 
 def _headline(
@@ -121,7 +125,8 @@ def _draw(
     landmarks: LandmarkResiduals,
     T_head_metric: Similarity,
 ) -> None:
-    from nphm_core.report.quality_picture import TRUSTED_WEIGHT, RegistrationView, registration_picture
+    from nphm_core.report.quality_picture import TRUSTED_WEIGHT, registration_picture
+    from nphm_core.report.quality_tiles import RegistrationView, card_of, registration_tiles, sheet_of
 
     view = RegistrationView(
         scan=scan,
@@ -138,16 +143,38 @@ def _draw(
         landmark_trusted=landmarks.weight >= TRUSTED_WEIGHT,
     )
     settings = job.settings
-    image = registration_picture(
-        view, T_head_metric, heading, tile_px=settings.picture_pixels, colour_max_mm=settings.colour_max_mm
+    tiles = registration_tiles(
+        view, T_head_metric, tile_px=settings.picture_pixels, colour_max_mm=settings.colour_max_mm
     )
+    image = registration_picture(tiles, heading, colour_max_mm=settings.colour_max_mm)
     _write_picture(job.out / "quality.png", image)
+    write_bytes(job.out / "quality_card.webp", card_of(tiles))
+    write_bytes(job.out / "quality_tiles.webp", sheet_of(tiles))
+    _write_3d(job, scan, registered, errors, T_head_metric)
+
+
+def _write_3d(job: Job, scan: "Mesh", registered: "Mesh", errors: VertexErrors, T_head_metric: Similarity) -> None:
+    from nphm_core.report.head_3d import head_script
+
+    n, _ = view_topology(job.template, _refinement(job))
+    script = head_script(
+        job.scan_id,
+        scan,
+        registered.vertices[:n],
+        errors.distance[:n],
+        errors.is_measured[:n],
+        T_head_metric,
+        n_scan_vertices=job.settings.view_vertices,
+        colour_max_mm=job.settings.colour_max_mm,
+    )
+    write_text(job.out / "quality_3d.js", script)
 
 
 def _report_failure(job: Job, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Write what can be said of a scan without a registered mesh."""
     from nphm_core.io.images import read_image
     from nphm_core.report.quality_picture import failure_picture
+    from nphm_core.report.quality_tiles import card_of_picture
 
     verdict = judge(records, None, job.settings)
     facts = _verdict_facts(verdict, records)
@@ -155,6 +182,8 @@ def _report_failure(job: Job, records: dict[str, dict[str, Any]]) -> dict[str, A
     heading = _heading(job, verdict, "no registered mesh")
     frontal = job.folder / "frontal.png"
     pictures = [read_image(frontal)] if frontal.is_file() else []
+    if pictures:
+        write_bytes(job.out / "quality_card.webp", card_of_picture(pictures[0]))
     _write_picture(job.out / "quality.png", failure_picture(heading, pictures, tile_px=job.settings.picture_pixels))
     return facts
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from nphm_core.io.layouts import read_nphm_mm_per_unit
 from nphm_core.io.meshes import read_scan_file, write_mesh
-from nphm_core.io.scan_table import read_scan_table, row_facts
+from nphm_core.io.scan_table import row_facts
+from nphm_core.io.verdicts import read_judged_table
 from nphm_core.registration.ingest import ingest_scan
 from nphm_core.spaces import MM_PER_UNIT
 from pipelines.stage_command import Job, stage_command
@@ -14,7 +15,8 @@ from pipelines.stage_command import Job, stage_command
 
 def process(job: Job) -> dict[str, Any]:
     """Bring the scan that the table names into its folder."""
-    row = row_facts(read_scan_table(Path(job.options.table)), job.scan_id, job.options.canonical)
+    table = read_judged_table(Path(job.options.table), job.options.verdicts)
+    row = row_facts(table, job.scan_id, job.options.canonical)
     path = Path(row["path"])
     texture = Path(row["texture"]) if row["texture"] else None
     scan = ingest_scan(read_scan_file(path, texture=texture, texture_origin=row["texture_origin"]), job.settings, path)
@@ -37,6 +39,7 @@ def process(job: Job) -> dict[str, Any]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what only this stage asks for."""
     parser.add_argument("--table", required=True, help="scan table, or folder in the NPHM data-set layout")
+    parser.add_argument("--verdicts", type=Path, help="verdicts given in the gallery")
     parser.add_argument("--canonical", choices=("open", "closed"), default="open", help="neutral of canonical space")
 
 

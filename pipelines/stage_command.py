@@ -305,9 +305,10 @@ def _template_digest(folder: Path) -> str:
 
 
 def _source_facts(scan_id: str, options: argparse.Namespace) -> dict[str, Any]:
-    from nphm_core.io.scan_table import read_scan_table, row_facts
+    from nphm_core.io.scan_table import row_facts
+    from nphm_core.io.verdicts import read_judged_table
 
-    table = read_scan_table(Path(options.table))
+    table = read_judged_table(Path(options.table), options.verdicts)
     facts = row_facts(table, scan_id, options.canonical)
     files = {key: Path(str(facts[key])) for key in ("path", "texture", "mask", "landmarks") if facts.get(key)}
     return {"row": facts, "files": {key: file_digest(path) if path.is_file() else "" for key, path in files.items()}}

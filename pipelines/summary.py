@@ -12,7 +12,8 @@ from typing import Any
 
 from nphm_core.errors import NphmError
 from nphm_core.evaluation.verdict import first_failure, stage_warnings
-from nphm_core.io.scan_table import ScanRow, ScanTable, read_scan_table
+from nphm_core.io.scan_table import ScanRow, ScanTable
+from nphm_core.io.verdicts import read_judged_table
 from nphm_core.records import read_record, scan_folder
 from nphm_core.stages import STAGES
 
@@ -55,7 +56,7 @@ NUMBERS = tuple(f.name for f in fields(SummaryRow) if f.default is None)
 
 def summary_rows(table: ScanTable, results: Path) -> list[SummaryRow]:
     """Give a row for every scan of the table in its order, the excluded ones last."""
-    rows = [_row(row, results) for row in table.rows]
+    rows = [summary_row(row, results) for row in table.rows]
     return rows + [
         SummaryRow(row.scan_id, "excluded", "", row.reason or "no reason given", "", neutral=row.neutral, unit=row.unit)
         for row in table.excluded
@@ -94,7 +95,8 @@ def failed_share(rows: Sequence[SummaryRow]) -> float:
     return sum(row.verdict == "failed" for row in included) / len(included) if included else 0.0
 
 
-def _row(row: ScanRow, results: Path) -> SummaryRow:
+def summary_row(row: ScanRow, results: Path) -> SummaryRow:
+    """Say what became of an included scan."""
     folder = scan_folder(results, row.scan_id)
     picture = next((str(folder / name) for name in _PICTURES if (folder / name).is_file()), "")
     # One file a scan where all is well: there may be thousands, on a slow disk.
@@ -154,13 +156,14 @@ def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.summary", description=__doc__)
     parser.add_argument("--table", required=True, type=Path, help="scan table, or folder in the NPHM data-set layout")
+    parser.add_argument("--verdicts", type=Path, help="verdicts given in the gallery")
     parser.add_argument("--results", required=True, type=Path, help="folder of the results")
     parser.add_argument("--out", required=True, type=Path, help="TSV to write")
     parser.add_argument("--max-failed-share", type=float, default=1.0, help="exit 1 if a larger share of scans failed")
     parser.add_argument("--canonical", choices=("open", "closed"), default="open", help="neutral of canonical space")
     options = parser.parse_args()
     try:
-        table = read_scan_table(options.table)
+        table = read_judged_table(options.table, options.verdicts)
     except NphmError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
 """Write the training set: which scans are trained on, which are held out, which are left out and why.
 
 A scan is left out if a stage failed on it, if its verdict is `failed`, or if its subject has no usable canonical
-neutral. Suspicious scans stay: exclude them in the scan table if you have looked and do not want them.
+neutral. Suspicious scans stay: reject them in the gallery, or exclude them in the scan table, if you do not want them.
 """
 
 import argparse
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nphm_core.errors import NphmError, TrainingError
-from nphm_core.io.scan_table import ScanRow, ScanTable, read_scan_table
+from nphm_core.io.scan_table import ScanRow, ScanTable
 from nphm_core.io.training_set import TrainingRow, write_training_set
+from nphm_core.io.verdicts import read_judged_table
 from nphm_core.records import read_record
 
 log = logging.getLogger("pipelines.training_set")
@@ -78,6 +79,7 @@ def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.training_set", description=__doc__)
     parser.add_argument("--table", required=True, type=Path, help="scan table, or folder in the NPHM data-set layout")
+    parser.add_argument("--verdicts", type=Path, help="verdicts given in the gallery")
     parser.add_argument("--results", required=True, type=Path, help="folder of the results")
     parser.add_argument("--canonical", choices=("open", "closed"), default="open", help="neutral of canonical space")
     parser.add_argument("--hold-out", default="", help="subjects kept from training, with commas between them")
@@ -86,7 +88,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
         held_out = tuple(name for name in options.hold_out.split(",") if name)
-        rows = training_rows(read_scan_table(options.table), options.results, options.canonical, held_out)
+        table = read_judged_table(options.table, options.verdicts)
+        rows = training_rows(table, options.results, options.canonical, held_out)
     except NphmError as error:
         log.error("%s", error)
         return 1

@@ -83,7 +83,8 @@ class ModelPlan:
     def scan_options(self) -> str:
         """Give the options that say where scans and results lie."""
         settings = self._plan.settings
-        return shlex.join(["--table", settings.scans, "--canonical", settings.canonical, "--results", self._results])
+        options = ["--table", settings.scans, "--canonical", settings.canonical, "--results", self._results]
+        return shlex.join(options + (["--verdicts", settings.verdicts] if settings.verdicts else []))
 
     @property
     def hold_out(self) -> str:

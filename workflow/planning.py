@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from nphm_core.config import Config, read_section
-from nphm_core.io.scan_table import read_scan_table, row_facts
+from nphm_core.io.scan_table import row_facts
+from nphm_core.io.verdicts import read_judged_table
 from nphm_core.records import digest_of, stale_records, template_folder
 from nphm_core.stages import STAGES, TEMPLATE_VERSION, record_path
 from nphm_core.work_ahead import VARIABLE, AheadPlan
@@ -28,7 +29,7 @@ class Plan:
 
     def __init__(self, config: dict[str, Any], workflow: Any, ancient: Callable[[str], str]) -> None:
         self.settings: Config = read_section(Config, config)
-        self.table = read_scan_table(Path(self.settings.scans))
+        self.table = read_judged_table(Path(self.settings.scans), self._verdicts)
         self.scan_ids = [row.scan_id for row in self.table.rows]
         self._workflow = workflow
         self._ancient = ancient
@@ -39,6 +40,39 @@ class Plan:
         self._restored = {_scan_of(record) for record in stale}
         # By the environment, so that no rule's command or parameters tell of the settings of another stage.
         os.environ[VARIABLE] = self.ahead.to_text()
+
+    @property
+    def _verdicts(self) -> Path | None:
+        """What a person said in the gallery."""
+        return Path(self.settings.verdicts) if self.settings.verdicts else None
+
+    @property
+    def verdict_option(self) -> str:
+        """Give the option that names a person's verdicts.
+
+        A rule of scans puts it into its command and not into its parameters: who is rejected changes the rows of the
+        subject's other scans, and those are parameters already.
+        """
+        return shlex.join(["--verdicts", self.settings.verdicts]) if self.settings.verdicts else ""
+
+    @property
+    def judged(self) -> list[str]:
+        """The file with a person's verdicts, if there is one."""
+        return [self.settings.verdicts] if self.settings.verdicts else []
+
+    @property
+    def gallery(self) -> str:
+        """The page on which people look at all scans."""
+        return f"{self.settings.results}/report/index.html"
+
+    @property
+    def gallery_options(self) -> str:
+        """Give the options of the command that writes the gallery."""
+        settings = self.settings
+        options = ["--table", settings.scans, "--results", settings.results, "--template", self.template_folder]
+        subdivide = json.dumps(settings.subdivide.model_dump(mode="json"), sort_keys=True)
+        options += ["--subdivide", subdivide, "--colour-max-mm", str(settings.evaluate.colour_max_mm)]
+        return shlex.join(options)
 
     def record(self, stage: str, scan_id: str = "{subject}/{expression}") -> str:
         """Give the record of a stage, for one scan or with wildcards."""
@@ -113,6 +147,7 @@ class Plan:
     def summary_options(self) -> str:
         """Give the options of the command that writes the table and tells how all scans went."""
         scans = ["--table", self.settings.scans, "--canonical", self.settings.canonical]
+        scans += ["--verdicts", self.settings.verdicts] if self.settings.verdicts else []
         return shlex.join([*scans, "--results", self.settings.results, "--out", self.summary])
 
     @property

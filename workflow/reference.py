@@ -75,7 +75,7 @@ def _pages(section: Section, prefix: str) -> list[str]:
 
 def _key(name: str, value: Any, description: str) -> list[str]:
     # JSON is YAML; plain strings read better without quotes, and these are safe without.
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) and value else json.dumps(value)
     return [*_comment(description), f"{name}: {text}"]
 
 

@@ -44,3 +44,13 @@ def check_fine_topology(fine: FineTemplate, faces: Int[ndarray, "n_faces 3"]) ->
             f"the registered mesh has {len(faces)} triangles that are not those of the subdivided template, which has "
             f"{len(fine.faces)}; expected the same. Delete registered.ply and run again, so that arap makes it anew"
         )
+
+
+def view_topology(template: Template, settings: SubdivideConfig) -> tuple[int, Int[ndarray, "n_faces 3"]]:
+    """Give number of vertices and faces of a coarser form of registered meshes, whose first vertices it has.
+
+    For looking at: at most one subdivision of the template.
+    """
+    hierarchy = template_hierarchy(template, settings)[:1]
+    n_vertices = hierarchy[0].n_vertices if hierarchy else template.n_vertices
+    return n_vertices, subdivided_faces(hierarchy, template.faces)[0]

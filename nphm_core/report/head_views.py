@@ -86,23 +86,36 @@ def head_cameras(
     face_points: Float[ndarray, "n 3"], head_points: Float[ndarray, "m 3"], height_px: int
 ) -> tuple[Camera, Camera]:
     """Give the frontal camera and the one at the subject's left, which show a head from below the chin to the crown."""
-    chin, crown = face_points[:, 1].min(), head_points[:, 1].max()
-    height = _FRAME * float(crown - chin)
-    distance, focal_px = height / 2 / np.tan(_FOV_RAD / 2), height_px / 2 / np.tan(_FOV_RAD / 2)
-    width_px, up = round(_ASPECT * height_px), np.array([0.0, 1.0, 0.0])
-    right = np.array([np.cos(_SIDE_YAW_RAD), 0.0, -np.sin(_SIDE_YAW_RAD)])
-    # From the side the face looks at the picture's left edge, and the back of the head fills the rest.
-    along = float((face_points @ right).min()) + (0.5 - _SIDE_MARGIN) * _ASPECT * height
-    targets = (np.array([0.5 * (face_points[:, 0].min() + face_points[:, 0].max()), 0.0, 0.0]), along * right)
-    front, side = (
-        look_at(
-            target + [0.0, 0.5 * (chin + crown), 0.0],
-            np.array([np.sin(yaw), 0.0, np.cos(yaw)]),
-            up, distance, focal_px, width_px, height_px,
-        )
-        for target, yaw in zip(targets, (0.0, _SIDE_YAW_RAD), strict=True)
-    )  # fmt: skip
-    return front, side
+    front = np.array([0.5 * (face_points[:, 0].min() + face_points[:, 0].max()), 0.0, 0.0])
+    return (
+        _head_camera(face_points, head_points, height_px, front, 0.0),
+        _side_camera(face_points, head_points, height_px, 1.0),
+    )
+
+
+def right_camera(face_points: Float[ndarray, "n 3"], head_points: Float[ndarray, "m 3"], height_px: int) -> Camera:
+    """Give the camera at the subject's right, the mirror image of the one at the left."""
+    return _side_camera(face_points, head_points, height_px, -1.0)
+
+
+def _side_camera(face_points: ndarray, head_points: ndarray, height_px: int, side: float) -> Camera:
+    right = np.array([np.cos(_SIDE_YAW_RAD), 0.0, -side * np.sin(_SIDE_YAW_RAD)])
+    # From the side the face looks at the picture's edge, and the back of the head fills the rest.
+    width = _ASPECT * _frame_height(face_points, head_points)
+    along = side * float((side * face_points @ right).min()) + side * (0.5 - _SIDE_MARGIN) * width
+    return _head_camera(face_points, head_points, height_px, along * right, side * _SIDE_YAW_RAD)
+
+
+def _frame_height(face_points: ndarray, head_points: ndarray) -> float:
+    return _FRAME * float(head_points[:, 1].max() - face_points[:, 1].min())
+
+
+def _head_camera(face_points: ndarray, head_points: ndarray, height_px: int, target: ndarray, yaw_rad: float) -> Camera:
+    middle = 0.5 * (face_points[:, 1].min() + head_points[:, 1].max())
+    distance = _frame_height(face_points, head_points) / 2 / np.tan(_FOV_RAD / 2)
+    focal_px = height_px / 2 / np.tan(_FOV_RAD / 2)
+    back, up = np.array([np.sin(yaw_rad), 0.0, np.cos(yaw_rad)]), np.array([0.0, 1.0, 0.0])
+    return look_at(target + middle * up, back, up, distance, focal_px, round(_ASPECT * height_px), height_px)
 
 
 def scan_picture(tile: Tile) -> UInt8[ndarray, "height width 3"]:

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.geometry.subdivision import loop_subdivision
 from nphm_core.report.colour_map import UNSEEN, error_colours
 from nphm_core.report.head_views import HeadSurface, error_picture, grid_picture, head_cameras, overlay_picture
-from nphm_core.report.quality_picture import Heading, RegistrationView, failure_picture, registration_picture
+from nphm_core.report.quality_picture import Heading, failure_picture, registration_picture
+from nphm_core.report.quality_tiles import RegistrationView, registration_tiles
 from nphm_core.spaces import Similarity
 
 HEADING = Heading("s01/smile", "suspicious", ["the median is 0.31 mm", "and more"], "face: median 0.31 mm", "evaluate")
@@ -51,6 +53,11 @@ def camera(view):
     return head_cameras(view.registered.vertices[view.face], view.registered.vertices, 200)[0]
 
 
+def _page(view: RegistrationView, T_head_metric: Similarity) -> Image.Image:
+    tiles = registration_tiles(view, T_head_metric, tile_px=160, colour_max_mm=0.5)
+    return registration_picture(tiles, HEADING, colour_max_mm=0.5)
+
+
 def test_the_camera_frames_the_face(view, camera):
     at = camera.project(view.registered.vertices[view.face])
     assert (at >= 0).all()
@@ -75,8 +82,7 @@ def test_a_pose_of_the_scan_does_not_change_the_picture(view):
         landmarks_registered=T_metric_head.apply(view.landmarks_registered),
     )
     upright, again = (
-        np.asarray(registration_picture(v, T, HEADING, tile_px=160, colour_max_mm=0.5), int)
-        for v, T in ((view, Similarity.identity()), (turned, T_metric_head.inverse()))
+        np.asarray(_page(v, T), int) for v, T in ((view, Similarity.identity()), (turned, T_metric_head.inverse()))
     )
     assert (np.abs(upright - again).max(2) > 8).mean() < 0.01
 
@@ -119,9 +125,7 @@ def test_folded_triangles_are_red_on_the_grid(view, camera):
 
 def test_a_cloud_is_drawn_as_a_surface(view):
     cloud = Mesh(view.scan.vertices, np.zeros((0, 3), np.int64))
-    page = registration_picture(
-        replace(view, scan=cloud), Similarity.identity(), HEADING, tile_px=160, colour_max_mm=0.5
-    )
+    page = _page(replace(view, scan=cloud), Similarity.identity())
     assert page.width > 5 * 128
 
 

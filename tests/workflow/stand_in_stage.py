@@ -13,9 +13,11 @@ def process(job):
     """Write every artifact; a scan whose file says so has no face."""
     metrics = {}
     if NAME == "ingest":
-        from nphm_core.io.scan_table import read_scan_table, row_facts
+        from nphm_core.io.scan_table import row_facts
+        from nphm_core.io.verdicts import read_judged_table
 
-        metrics["row"] = row_facts(read_scan_table(Path(job.options.table)), job.scan_id, job.options.canonical)
+        table = read_judged_table(Path(job.options.table), job.options.verdicts)
+        metrics["row"] = row_facts(table, job.scan_id, job.options.canonical)
         metrics["text"] = _read(Path(metrics["row"]["path"]))
     elif NAME == "landmarks" and "no face" in job.record("ingest")["metrics"]["text"]:
         raise FaceNotFoundError("no face was found in any view")
@@ -32,6 +34,7 @@ def process(job):
 def add_options(parser):
     """Add what only ingest asks for."""
     parser.add_argument("--table")
+    parser.add_argument("--verdicts", type=Path)
     parser.add_argument("--canonical")
 
 

@@ -29,6 +29,16 @@ folder.mkdir(parents=True, exist_ok=True)
 """
 
 
+REPORT_COMMAND = """
+import sys
+from pathlib import Path
+
+folder = Path(sys.argv[sys.argv.index("--out") + 1])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "index.html").write_text("<!doctype html>")
+"""
+
+
 class Clone(Copy):
     """A copy of the workflow with stand-in stages and three scans: A's two, and B's without a face."""
 
@@ -41,6 +51,7 @@ class Clone(Copy):
         for stage in STAGES:
             shutil.copy(repository / "tests" / "workflow" / "stand_in_stage.py", commands / f"{stage}.py")
         (commands / "template.py").write_text(TEMPLATE_COMMAND)
+        (commands / "report.py").write_text(REPORT_COMMAND)
         (folder / "scans.tsv").write_text(TABLE)
         for scan, text in (("A-rest", "a face"), ("A-open", "a face"), ("B-rest", "no face")):
             (folder / f"{scan}.ply").write_text(text)

@@ -27,6 +27,7 @@ rule evaluate:
 
 rule summary:
     input:
+        plan.judged,
         [plan.record("evaluate", scan_id) for scan_id in plan.scan_ids],
     output:
         plan.summary,

@@ -3,6 +3,7 @@
 
 rule training_set:
     input:
+        plan.judged,
         models.records("arap", "sample_sdf", "sample_delta", "evaluate"),
     output:
         models.training_set,
