@@ -1,13 +1,14 @@
 """Read a scan as delivered and write it as scan.ply: validated, cleaned, vertex order kept."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from nphm_core.io.layouts import read_nphm_mm_per_unit
 from nphm_core.io.meshes import read_scan_file, write_mesh
 from nphm_core.io.scan_table import row_facts
-from nphm_core.io.verdicts import read_judged_table
+from nphm_core.io.verdicts import VARIABLE, read_judged_table
 from nphm_core.registration.ingest import ingest_scan
 from nphm_core.spaces import MM_PER_UNIT
 from pipelines.stage_command import Job, stage_command
@@ -39,7 +40,8 @@ def process(job: Job) -> dict[str, Any]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what only this stage asks for."""
     parser.add_argument("--table", required=True, help="scan table, or folder in the NPHM data-set layout")
-    parser.add_argument("--verdicts", type=Path, help="verdicts given in the gallery")
+    text = f"verdicts given in the gallery (default: what {VARIABLE} names, as the workflow sets it)"
+    parser.add_argument("--verdicts", type=Path, default=os.environ.get(VARIABLE) or None, help=text)
     parser.add_argument("--canonical", choices=("open", "closed"), default="open", help="neutral of canonical space")
 
 

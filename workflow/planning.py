@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from nphm_core.config import Config, read_section
+from nphm_core.io import verdicts
 from nphm_core.io.scan_table import row_facts
-from nphm_core.io.verdicts import read_judged_table
 from nphm_core.records import digest_of, stale_records, template_folder
 from nphm_core.stages import STAGES, TEMPLATE_VERSION, record_path
 from nphm_core.work_ahead import VARIABLE, AheadPlan
@@ -29,7 +29,7 @@ class Plan:
 
     def __init__(self, config: dict[str, Any], workflow: Any, ancient: Callable[[str], str]) -> None:
         self.settings: Config = read_section(Config, config)
-        self.table = read_judged_table(Path(self.settings.scans), self._verdicts)
+        self.table = verdicts.read_judged_table(Path(self.settings.scans), self._verdicts)
         self.scan_ids = [row.scan_id for row in self.table.rows]
         self._workflow = workflow
         self._ancient = ancient
@@ -40,6 +40,7 @@ class Plan:
         self._restored = {_scan_of(record) for record in stale}
         # By the environment, so that no rule's command or parameters tell of the settings of another stage.
         os.environ[VARIABLE] = self.ahead.to_text()
+        os.environ[verdicts.VARIABLE] = self.settings.verdicts
 
     @property
     def _verdicts(self) -> Path | None:
@@ -48,11 +49,7 @@ class Plan:
 
     @property
     def verdict_option(self) -> str:
-        """Give the option that names a person's verdicts.
-
-        A rule of scans puts it into its command and not into its parameters: who is rejected changes the rows of the
-        subject's other scans, and those are parameters already.
-        """
+        """Give the option that names a person's verdicts."""
         return shlex.join(["--verdicts", self.settings.verdicts]) if self.settings.verdicts else ""
 
     @property

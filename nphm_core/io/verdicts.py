@@ -12,6 +12,12 @@ from pathlib import Path
 from nphm_core.errors import ScanTableError
 from nphm_core.io.scan_table import ScanTable, read_scan_table
 
+VARIABLE = "NPHM_VERDICTS"
+"""Environment variable by which a workflow names the verdicts to the stages of scans.
+
+Not by their commands: who is rejected changes the rows of the subject's other scans, and those are tracked already.
+"""
+
 COLUMNS = ("scan", "verdict", "note", "result")
 ACCEPTED, REJECTED = "accepted", "rejected"
 VERDICTS = (ACCEPTED, REJECTED, "")

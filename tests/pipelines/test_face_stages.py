@@ -85,6 +85,7 @@ def run(tmp_path):
             template=str(tmp_path / "template"),
             table=str(table),
             canonical="closed",
+            verdicts=None,
         )
         return {
             name: run_stage(STAGES[name], module.process, "anna/neutral", settings, options)

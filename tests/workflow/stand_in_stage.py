@@ -1,8 +1,10 @@
 """A stage that does next to nothing, for tests of what runs when; copied under each stage's name."""
 
+import os
 from pathlib import Path
 
 from nphm_core.errors import FaceNotFoundError, NphmError, ScanFileError
+from nphm_core.io.verdicts import VARIABLE, read_judged_table
 from nphm_core.stages import STAGES
 from pipelines.stage_command import stage_command
 
@@ -14,7 +16,6 @@ def process(job):
     metrics = {}
     if NAME == "ingest":
         from nphm_core.io.scan_table import row_facts
-        from nphm_core.io.verdicts import read_judged_table
 
         table = read_judged_table(Path(job.options.table), job.options.verdicts)
         metrics["row"] = row_facts(table, job.scan_id, job.options.canonical)
@@ -34,7 +35,7 @@ def process(job):
 def add_options(parser):
     """Add what only ingest asks for."""
     parser.add_argument("--table")
-    parser.add_argument("--verdicts", type=Path)
+    parser.add_argument("--verdicts", type=Path, default=os.environ.get(VARIABLE) or None)
     parser.add_argument("--canonical")
 
 

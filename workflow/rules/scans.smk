@@ -22,5 +22,5 @@ rule ingest:
     message:
         "Reading the scan {wildcards.subject}/{wildcards.expression}"
     shell:
-        "python -m pipelines ingest {params.folders} {plan.verdict_option} {params.options}"
+        "python -m pipelines ingest {params.folders} {params.options}"
         " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
