@@ -1,5 +1,6 @@
 """A stage that does next to nothing, for tests of what runs when; copied under each stage's name."""
 
+import json
 import os
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def process(job):
             raise NphmError(f"the stage {failed[0]} has no result")
         metrics |= {"verdict": "ok", "stage": "", "reasons": [], "unit": "mm", "stage_warnings": []}
     for name in STAGES[NAME].artifacts:
-        (job.out / name).write_text(f"{name} of {job.scan_id} with {job.settings}")
+        text = f"{name} of {job.scan_id} with {job.settings}"
+        (job.out / name).write_text(json.dumps({"text": text}) if name.endswith(".json") else text)
     return metrics
 
 

@@ -149,7 +149,8 @@ view.draw = function () {
     if (mesh.isCloud) gl.drawArrays(gl.POINTS, 0, mesh.n);
     else gl.drawElements(gl.TRIANGLES, mesh.n, mesh.kind, 0);
   }
-  byId("legend").hidden = view.layer !== "error";
+  // Its place stays, so that the picture keeps its size.
+  byId("legend").style.visibility = view.layer === "error" ? "visible" : "hidden";
 };
 
 view.controls = function () {
