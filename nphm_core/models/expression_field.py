@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nphm_core.config import ExpressionModelConfig
+from nphm_core.models.dispatch import fused_network_values, is_network_fused
 from nphm_core.models.identity_field import N_ANCHORS, whole_rows
 from nphm_core.models.networks import StackedNetworks
 
@@ -56,7 +57,11 @@ class ExpressionField(nn.Module):
     ) -> Warp:
         """Give offsets and ambient coordinates."""
         rows, folded, groups = whole_rows(self.networks, points, torch.cat([condition, expression_code], dim=1))
-        values = self.networks.values(rows, folded, groups).unflatten(0, points.shape[:2])
+        if is_network_fused(self, points):
+            values = fused_network_values(self.networks, rows, folded)
+        else:
+            values = self.networks.values(rows, folded, groups)
+        values = values.unflatten(0, points.shape[:2])
         return Warp(values[..., :3], values[..., 3:])
 
     def deformation(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nphm_core.config import IdentityModelConfig
 from nphm_core.models.blend import Members, blend_members, choose_members
+from nphm_core.models.dispatch import Room, fused_sdf, fused_sdf_and_gradient, is_fused
 from nphm_core.models.networks import FoldedCodes, RowGroups, StackedNetworks
 
 N_ANCHORS = 39
@@ -85,6 +86,8 @@ class EnsembleField(IdentityField):
         self.register_buffer("mean_anchors", mean_anchors.clone().float())
         member_network = _member_networks(settings.share_mirrored)
         self.register_buffer("member_network", member_network, persistent=False)
+        self.networks_of_members: tuple[int, ...] = tuple(member_network.tolist())
+        self.room = Room()
         flip = torch.ones(N_MEMBERS, 3)
         if settings.share_mirrored:
             flip[1 : 2 * N_PAIRS : 2, 0] = -1
@@ -122,6 +125,8 @@ class EnsembleField(IdentityField):
         ambient: Float[Tensor, "n_heads n_points n_ambient"] | None = None,
     ) -> Float[Tensor, "n_heads n_points"]:
         """Give signed distances."""
+        if is_fused(self, points):
+            return fused_sdf(self, points, code)
         members, rows, folded, groups = self._prepare(points, code, ambient)
         values = self.networks.values(rows, folded, groups)
         return blend_members(members, values[:, 0], None)[0].unflatten(0, points.shape[:2])
@@ -133,6 +138,8 @@ class EnsembleField(IdentityField):
         ambient: Float[Tensor, "n_heads n_points n_ambient"] | None = None,
     ) -> tuple[Float[Tensor, "n_heads n_points"], Float[Tensor, "n_heads n_points n_coordinates"]]:
         """Give signed distances and their gradient, blend and mirror included."""
+        if is_fused(self, points):
+            return fused_sdf_and_gradient(self, points, code)
         members, rows, folded, groups = self._prepare(points, code, ambient)
         values, jacobian = self.networks.values_and_jacobian(rows, folded, groups)
         flip = self.member_flip[members.member]

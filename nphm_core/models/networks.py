@@ -23,7 +23,8 @@ from torch.nn import functional
 
 SOFTPLUS_BETA = 100.0
 BLOCK_ROWS = 512
-_HALF = 2**-0.5
+SKIP_SCALE = 2**-0.5
+"""What both inputs of the skip connection are multiplied by."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,12 @@ class StackedNetworks(nn.Module):
 
         Row `head * n_members + member` of the result belongs to that member of that head.
         """
-        first = self.weights[0][network, :, self.n_point :]
-        skip = self.weights[self.skip][network, :, -self.n_code :] * _HALF
-        with_first = torch.einsum("bmc,mhc->bmh", codes, first) + self.biases[0][network]
-        with_skip = torch.einsum("bmc,mhc->bmh", codes, skip) + self.biases[self.skip][network]
+        # One network is the same for all: no rows to take, and none to sum on the way back.
+        of_member = (lambda rows: rows) if self.n_networks == 1 else (lambda rows: rows[network])
+        first = of_member(self.weights[0][:, :, self.n_point :])
+        skip = of_member(self.weights[self.skip][:, :, -self.n_code :]) * SKIP_SCALE
+        with_first = torch.einsum("bmc,mhc->bmh", codes, first) + of_member(self.biases[0])
+        with_skip = torch.einsum("bmc,mhc->bmh", codes, skip) + of_member(self.biases[self.skip])
         return FoldedCodes(with_first.flatten(0, 1), with_skip.flatten(0, 1))
 
     def fold_rows(self, codes: Float[Tensor, "n_rows n_code"], groups: RowGroups) -> FoldedCodes:
@@ -92,7 +95,9 @@ class StackedNetworks(nn.Module):
         The result goes with groups whose `condition` is None.
         """
         first = _grouped(codes, self.weights[0][:, :, self.n_point :], groups, self.biases[0])
-        skip = _grouped(codes, self.weights[self.skip][:, :, -self.n_code :] * _HALF, groups, self.biases[self.skip])
+        skip = _grouped(
+            codes, self.weights[self.skip][:, :, -self.n_code :] * SKIP_SCALE, groups, self.biases[self.skip]
+        )
         return FoldedCodes(first, skip)
 
     def values(
@@ -126,7 +131,7 @@ class StackedNetworks(nn.Module):
             by_pre = by_activation * slopes[layer]
             if layer == self.skip:
                 width = self.weights[layer].shape[2] - self.n_point - self.n_code
-                weight = self.weights[layer][:, :, : width + self.n_point].transpose(1, 2) * _HALF
+                weight = self.weights[layer][:, :, : width + self.n_point].transpose(1, 2) * SKIP_SCALE
                 by_activation, by_point = _grouped(by_pre, weight, groups).split([width, self.n_point], dim=1)
             elif layer:
                 by_activation = _grouped(by_pre, self.weights[layer].transpose(1, 2), groups)
@@ -146,7 +151,7 @@ class StackedNetworks(nn.Module):
             return product, _code_bias(codes.first, groups, len(points))
         if layer == self.skip:
             wide = torch.cat([activation, points], dim=1)
-            product = _grouped(wide, weight[:, :, : wide.shape[1]] * _HALF, groups)
+            product = _grouped(wide, weight[:, :, : wide.shape[1]] * SKIP_SCALE, groups)
             return product, _code_bias(codes.skip, groups, len(points))
         return _grouped(activation, weight, groups, self.biases[layer]), None
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nphm_core.config import OptimiserConfig
 from nphm_core.errors import TrainingError
 from nphm_core.records import digest_of
+from nphm_core.training.captured import N_WARM, CapturableObjective, CapturedStep, Parts
 from nphm_core.training.journal import Clock, Entry, Hook
 from nphm_core.training.optimisers import Codebook, adamw, rate_at, set_rate
 from nphm_core.training.processes import Processes
@@ -60,6 +61,8 @@ class Plan:
     """Steps of the schedule that came before the stage."""
     validate_every: int = 1
     """Steps of training for one of the held-out codes."""
+    captured: bool = True
+    """On a GPU, do steps as CUDA graphs where the objective allows it."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,9 @@ class Trainer:
         self._parameters = [p for p in self.weights.parameters() if p.requires_grad]
         self._adamw = adamw(self._parameters, self.plan.optimiser)
         self._entry: Entry | None = None
+        self._captured: CapturedStep | None = None
+        self._is_captured: bool | None = None
+        self._n_warm = 0
 
     def run(self, run: Run, *, key: str) -> Entry | None:
         """Train, and give the last entry of the log; `key` names all that the result depends on but its length."""
@@ -106,6 +112,7 @@ class Trainer:
             with matrix_precision(self.plan.precision):
                 self._steps(step, folder, hooks)
         finally:
+            self._forget_captured()
             for hook in hooks:
                 hook.close()
         return self._entry
@@ -133,6 +140,8 @@ class Trainer:
             at_end = step == self.plan.n_steps
             if at_end or step % self.plan.log_every == 0:
                 self._entry = self._summary(step, clock, sums, held_out)
+                if self._captured is not None and self._captured.is_full():
+                    self._forget_captured()
                 for hook in hooks:
                     hook.log(self._entry)
             if folder is not None and (at_end or step % self.plan.checkpoint_every == 0):
@@ -140,16 +149,44 @@ class Trainer:
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Change weights and codes once, and give the terms of this process's part."""
+        set_rate(self._adamw, self._rate("learning_rate", step))
+        if self._captures() and self._n_warm >= N_WARM:
+            if self._captured is None:
+                assert isinstance(self.objective, CapturableObjective)
+                parts = Parts(self.objective, self._sum_gradients, self._move_weights)
+                self._captured = CapturedStep(parts, step)
+            return self._captured(step, self._rate("code_learning_rate", step))
+        self._n_warm += 1
         terms, rows, codes = self._evaluate(self.objective, step)
         terms["total"].backward()
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        self.processes.sum_([*gradients, *(code.grad for code in codes.values())])
-        nn.utils.clip_grad_norm_(self._parameters, self.plan.optimiser.clip_norm)
-        set_rate(self._adamw, self._rate("learning_rate", step))
-        self._adamw.step()
+        self._sum_gradients({name: code.grad for name, code in codes.items()})
+        self._move_weights()
         self._adamw.zero_grad(set_to_none=True)
         self._update(self.objective, rows, codes, step)
         return terms
+
+    def _captures(self) -> bool:
+        if self._is_captured is None:
+            wanted = self.plan.captured and all(parameter.is_cuda for parameter in self._parameters)
+            self._is_captured = wanted and getattr(self.objective, "is_capturable", False)
+        return self._is_captured
+
+    def _forget_captured(self) -> None:
+        """Give back what captured steps hold; the next ones are not captured."""
+        if self._captured is None:
+            return
+        self._captured, self._n_warm = None, 0
+        self._adamw.zero_grad(set_to_none=True)
+        room = getattr(self.objective, "room", None)
+        if room is not None:
+            room.release()
+
+    def _sum_gradients(self, slopes: Mapping[str, Tensor]) -> None:
+        self.processes.sum_([*(p.grad for p in self._parameters if p.grad is not None), *slopes.values()])
+
+    def _move_weights(self) -> None:
+        nn.utils.clip_grad_norm_(self._parameters, self.plan.optimiser.clip_norm)
+        self._adamw.step()
 
     def validation_step(self, step: int) -> dict[str, Tensor]:
         """Change the codes of held-out subjects once; the weights stay as they are."""

@@ -1,14 +1,16 @@
 """What each stage makes smaller: the rows of a step, what is drawn for them, and the loss of this process's part."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from nphm_core.config import TrainExpressionConfig, TrainIdentityConfig
+from nphm_core.models.dispatch import Room, is_fused
 from nphm_core.models.expression_field import ExpressionField
-from nphm_core.models.identity_field import IdentityField
+from nphm_core.models.identity_field import EnsembleField, IdentityField
 from nphm_core.training.draws import BatchOrder, Draws, normal, uniform
 from nphm_core.training.losses import (
     ExpressionTerms,
@@ -18,9 +20,9 @@ from nphm_core.training.losses import (
     points_in_space,
 )
 from nphm_core.training.optimisers import Codebook
-from nphm_core.training.pairs import PairSamples
+from nphm_core.training.pairs import PairBatch, PairSamples
 from nphm_core.training.processes import Processes
-from nphm_core.training.samples import GroupSizes, IdentitySamples
+from nphm_core.training.samples import GroupSizes, IdentityBatch, IdentitySamples
 
 Codes = Mapping[str, Float[Tensor, "n_batch n_code"]]
 
@@ -53,11 +55,40 @@ class IdentityObjective:
         """Give the subjects of a step."""
         return {"identity": self.order.at(step)}
 
-    def loss(self, step: int, codes: Codes) -> dict[str, Tensor]:
-        """Give the terms of METHOD 6.1."""
-        batch = self._samples.draw(self.order, step, self._sizes, self._part, generator=self._draws.at(step))
-        terms = self._terms(self._field, batch, self._part(codes["identity"]), self._settings)
+    @property
+    def room(self) -> Room | None:
+        """Give the room that a captured step needs; None where it needs none."""
+        return self._field.room if isinstance(self._field, EnsembleField) else None
+
+    @property
+    def is_capturable(self) -> bool:
+        """Whether a step is the same operations on tensors of the same shapes each time."""
+        if not isinstance(self._field, EnsembleField):
+            return True
+        batch = self.draw(0)
+        return is_fused(self._field, batch.points)
+
+    def draw(self, step: int) -> IdentityBatch:
+        """Draw the samples of a step."""
+        return self._samples.draw(self.order, step, self._sizes, self._part, generator=self._draws.at(step))
+
+    def loss_of(self, drawn: IdentityBatch, codes: Codes) -> dict[str, Tensor]:
+        """Give the terms of METHOD 6.1 for what was drawn."""
+        terms = self._terms(self._field, drawn, self._part(codes["identity"]), self._settings)
         return _shared(terms, self._part.share)
+
+    def loss(self, step: int, codes: Codes) -> dict[str, Tensor]:
+        """Give the terms of a step."""
+        return self.loss_of(self.draw(step), codes)
+
+
+@dataclass(frozen=True)
+class ExpressionDraw:
+    """What a step of the second stage draws."""
+
+    pairs: PairBatch
+    space: Float[Tensor, "n_scans n_space 3"]
+    noise: Float[Tensor, "n_scans n_condition"]
 
 
 class ExpressionObjective:
@@ -83,22 +114,33 @@ class ExpressionObjective:
         self.order = BatchOrder(len(pairs.scans), settings.batch_scans, seed=seed, purpose=purpose, device=pairs.device)
         self._draws = Draws(seed, purpose, pairs.device)
         self._part = processes.part(self.order.batch)
+        self.room: Room | None = None
+        self.is_capturable = True
 
     def rows(self, step: int) -> dict[str, Int[Tensor, " n_batch"]]:
         """Give the scans of a step."""
         return {"expression": self.order.at(step)}
 
-    def loss(self, step: int, codes: Codes) -> dict[str, Tensor]:
-        """Give the terms of METHOD 6.2; `codes` may hold all identity codes too, which are frozen otherwise."""
+    def draw(self, step: int) -> ExpressionDraw:
+        """Draw the pairs of a step, points in space, and the noise."""
         part, generator = self._part, self._draws.at(step)
         batch = self._pairs.draw(self.order.at(step), self._settings.n_pairs, part, generator=generator)
         space = points_in_space(uniform((self._settings.n_space, 3), part, generator))
         noise = self._settings.model.condition_noise * normal((self._field.n_condition,), part, generator)
-        identity_code, anchors = self._identity.of(batch.subject, codes.get("identity"))
+        return ExpressionDraw(batch, space, noise)
+
+    def loss_of(self, drawn: ExpressionDraw, codes: Codes) -> dict[str, Tensor]:
+        """Give the terms of METHOD 6.2; `codes` may hold all identity codes too, which are frozen otherwise."""
+        identity_code, anchors = self._identity.of(drawn.pairs.subject, codes.get("identity"))
+        own = self._part(codes["expression"])
         terms = self._terms(
-            self._field, batch, identity_code, anchors, part(codes["expression"]), space, noise, self._settings
+            self._field, drawn.pairs, identity_code, anchors, own, drawn.space, drawn.noise, self._settings
         )
-        return _shared(terms, part.share)
+        return _shared(terms, self._part.share)
+
+    def loss(self, step: int, codes: Codes) -> dict[str, Tensor]:
+        """Give the terms of a step."""
+        return self.loss_of(self.draw(step), codes)
 
 
 class FrozenIdentities:

@@ -26,18 +26,22 @@ def rate_at(rate: float, step: int, settings: OptimiserConfig) -> float:
 
 
 def adamw(parameters: Iterable[nn.Parameter], settings: OptimiserConfig) -> torch.optim.AdamW:
-    """Make the optimiser of the weights, in one kernel where they lie on a GPU."""
+    """Make the optimiser of the weights, in one kernel where they lie on a GPU; there a step can be captured."""
     chosen = [parameter for parameter in parameters if parameter.requires_grad]
-    on_gpu = all(parameter.is_cuda for parameter in chosen)
-    return torch.optim.AdamW(
-        chosen, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True if on_gpu else None
-    )
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if not chosen or not all(parameter.is_cuda for parameter in chosen):
+        return torch.optim.AdamW(chosen, lr=rate, weight_decay=decay)
+    on_device = torch.tensor(rate, device=chosen[0].device)
+    return torch.optim.AdamW(chosen, lr=on_device, weight_decay=decay, fused=True, capturable=True)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of all parameters."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def clip_(gradient: Float[Tensor, "..."], max_norm: float) -> None:
@@ -54,6 +58,7 @@ class Codebook:
         self.codes = codes.detach().clone()
         self._settings = settings
         self._first, self._second = torch.zeros_like(self.codes), torch.zeros_like(self.codes)
+        self._size = torch.zeros((), device=codes.device, dtype=codes.dtype)
         self.steps = 0
 
     @classmethod
@@ -78,15 +83,23 @@ class Codebook:
 
         A row whose gradient is zero throughout was not in the batch: it stays, and so do its moments.
         """
+        self.advance(rate)
+        self.move(rows, gradient)
+
+    def advance(self, rate: float) -> None:
+        """Count a step, and set how far the next `move` goes."""
+        self.steps += 1
+        self._size.fill_(-rate * (1 - _BETA2**self.steps) ** 0.5 / (1 - _BETA1**self.steps))
+
+    def move(self, rows: Int[Tensor, " n_batch"], gradient: Float[Tensor, "n_batch n_code"]) -> None:
+        """Do what `update` does in a step that has been counted; all on the device, so that it can be captured."""
         used = (gradient != 0).any(dim=1, keepdim=True)
         clip_(gradient, self._settings.clip_norm)
-        self.steps += 1
         first = torch.lerp(self._first[rows], gradient, 1 - _BETA1)
         second = torch.lerp(self._second[rows], gradient.square(), 1 - _BETA2)
         self._first[rows] = torch.where(used, first, self._first[rows])
         self._second[rows] = torch.where(used, second, self._second[rows])
-        size = rate * (1 - _BETA2**self.steps) ** 0.5 / (1 - _BETA1**self.steps)
-        moved = torch.addcdiv(self.codes[rows], first, second.sqrt() + _EPSILON, value=-size)
+        moved = torch.addcdiv(self.codes[rows], self._size * first, second.sqrt() + _EPSILON)
         self.codes[rows] = torch.where(used, moved, self.codes[rows])
 
     def state(self) -> dict[str, Tensor]:

@@ -162,6 +162,7 @@ def _plan(settings: TrainExpressionConfig, steps_an_epoch: int) -> Plan:
         optimiser=settings.optimiser,
         precision=settings.precision,
         validate_every=validation_interval(steps_an_epoch),
+        captured=settings.captured,
     )
 
 

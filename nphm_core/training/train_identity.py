@@ -78,6 +78,7 @@ def _plan(settings: TrainIdentityConfig, steps_an_epoch: int) -> Plan:
         optimiser=settings.optimiser,
         precision=settings.precision,
         validate_every=validation_interval(steps_an_epoch),
+        captured=settings.captured,
     )
 
 

@@ -1,0 +1,176 @@
+"""Whether an ensemble is evaluated by fused kernels, and the call of these; Triton is imported only then.
+
+Products in half precision have the ten bits of TF32. Against float64 the kernels' values and gradients are off by less
+than 1e-3 of their norm, and so are what weights, codes and points receive in training, by less than 5e-3; members
+below `min_weight` are left out by both ways alike (`blend`).
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nphm_core.models.networks import SKIP_SCALE, FoldedCodes, StackedNetworks
+
+if TYPE_CHECKING:
+    from nphm_core.models.expression_field import ExpressionField
+    from nphm_core.models.fused.weights import Spec, Weights
+    from nphm_core.models.identity_field import EnsembleField
+
+MIN_POINTS = 256
+"""Points of a head below which tiles of one condition would be mostly empty."""
+
+_MAX_POINTS = 2**17
+"""Points that values are asked for at once; bounds the memory."""
+
+_N_LAYERS, _MAX_WIDTH, _MAX_OUT = 5, 256, 8
+
+
+@dataclass
+class Room:
+    """Tiles that evaluations have room for; a captured step cannot ask the device how many it needs."""
+
+    max_tiles: int | None = None
+    """None: ask, and take what is needed."""
+    most: Int[Tensor, " 1"] | None = None
+    """Largest number of tiles that was needed, on the device; more than there is room for means wrong results."""
+
+    def note(self, needed: Int[Tensor, " 1"]) -> None:
+        """Remember what an evaluation needs; does not wait for the device."""
+        if self.most is None:
+            self.most = needed.clone()
+        else:
+            torch.maximum(self.most, needed, out=self.most)
+
+    def reserve(self) -> None:
+        """Keep room for a quarter more than was ever needed; waits for the device."""
+        if self.most is not None:
+            self.max_tiles = int(self.most) * 5 // 4
+
+    def release(self) -> None:
+        """Ask the device again from now on."""
+        self.max_tiles = self.most = None
+
+
+def is_fused(field: "EnsembleField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
+    """Tell whether kernels serve this call."""
+    settings = field.settings
+    if settings.kernel == "plain" or not _is_supported(field):
+        return False
+    if settings.kernel == "fused":
+        return points.is_cuda or _is_interpreted()
+    rough = not torch.is_grad_enabled() or torch.get_float32_matmul_precision() != "highest"
+    return points.is_cuda and rough and points.shape[1] >= MIN_POINTS and _has_triton()
+
+
+def fused_sdf_and_gradient(
+    field: "EnsembleField", points: Float[Tensor, "n_heads n_points 3"], code: Float[Tensor, "n_heads n_code"]
+) -> tuple[Float[Tensor, "n_heads n_points"], Float[Tensor, "n_heads n_points 3"]]:
+    """Evaluate and remember what the derivatives need."""
+    from nphm_core.models.fused.ensemble import EnsembleSdf
+
+    anchors, codes = _prepared(field, code)
+    weights = _weights(field.networks)
+    flips = field.member_flip[:, 0].contiguous()
+    sdf, gradient = EnsembleSdf.apply(points, anchors, flips, codes.first, codes.skip, _spec(field), *weights.tensors())
+    return sdf, gradient
+
+
+def fused_sdf(
+    field: "EnsembleField", points: Float[Tensor, "n_heads n_points 3"], code: Float[Tensor, "n_heads n_code"]
+) -> Float[Tensor, "n_heads n_points"]:
+    """Evaluate values; without gradients in parts, of which nothing is kept."""
+    if torch.is_grad_enabled() and (points.requires_grad or code.requires_grad or _is_trained(field)):
+        return fused_sdf_and_gradient(field, points, code)[0]
+    from nphm_core.models.fused.ensemble import ensemble_values
+
+    anchors, codes = _prepared(field, code)
+    weights, spec = _weights(field.networks), _spec(field)
+    flips = field.member_flip[:, 0].contiguous()
+    part = max(1, _MAX_POINTS // len(points))
+    done = [ensemble_values(p, anchors, flips, codes.first, codes.skip, weights, spec) for p in points.split(part, 1)]
+    return done[0] if len(done) == 1 else torch.cat(done, dim=1)
+
+
+def is_network_fused(field: "ExpressionField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
+    """Tell whether kernels serve this call of a wide network: in training only, which needs no slope by the points."""
+    kernel = field.settings.kernel
+    trains = torch.is_grad_enabled() and not points.requires_grad
+    if kernel == "plain" or not trains or field.settings.n_hidden % 8 or field.networks.n_out > _MAX_OUT:
+        return False
+    if kernel == "fused":
+        return points.is_cuda or _is_interpreted()
+    rough = torch.get_float32_matmul_precision() != "highest"
+    return points.is_cuda and rough and points.shape[1] >= MIN_POINTS and _has_triton()
+
+
+def fused_network_values(
+    networks: StackedNetworks, points: Float[Tensor, "n_rows 3"], codes: FoldedCodes
+) -> Float[Tensor, "n_rows n_out"]:
+    """Evaluate a network at points that lie head by head; differentiable by weights and codes."""
+    from nphm_core.models.fused.network import NetworkValues, Shape
+
+    shape = Shape(networks.n_layers, networks.skip, networks.n_code, len(points) // len(codes.first))
+    return NetworkValues.apply(points, codes.first, codes.skip, shape, *networks.weights, *networks.biases)
+
+
+def _prepared(field: "EnsembleField", code: Tensor) -> tuple[Tensor, FoldedCodes]:
+    global_code, local_code = field.split_code(code)
+    both = torch.cat([global_code[:, None].expand(-1, local_code.shape[1], -1), local_code], dim=2)
+    return field.anchors(code), field.networks.fold(both, field.member_network)
+
+
+def _weights(networks: StackedNetworks) -> "Weights":
+    from nphm_core.models.fused.weights import Weights
+
+    first, second, skip, fourth, last = networks.weights
+    return Weights(
+        first=first[:, :, :3],
+        second=second,
+        skip=skip[:, :, : second.shape[1] + 3] * SKIP_SCALE,
+        fourth=fourth,
+        last=last[:, 0],
+        bias_second=networks.biases[1],
+        bias_fourth=networks.biases[3],
+        bias_last=networks.biases[4][:, 0],
+    )
+
+
+def _spec(field: "EnsembleField") -> "Spec":
+    from nphm_core.models.fused.layout import Blend
+    from nphm_core.models.fused.weights import Spec
+
+    settings = field.settings
+    blend = Blend(settings.blend_variance, settings.background_distance_sq, settings.min_weight)
+    return Spec(field.networks_of_members, blend, room=field.room)
+
+
+def _is_supported(field: "EnsembleField") -> bool:
+    settings = field.settings
+    return (
+        settings.blend == "softmax"
+        and settings.n_nearest in (0, field.mean_anchors.shape[0])
+        and field.n_ambient == 0
+        and settings.n_layers == _N_LAYERS
+        and settings.n_hidden <= _MAX_WIDTH
+        and settings.n_hidden % 8 == 0
+    )
+
+
+def _is_trained(field: "EnsembleField") -> bool:
+    return any(parameter.requires_grad for parameter in field.parameters())
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _is_interpreted() -> bool:
+    import os
+
+    return os.environ.get("TRITON_INTERPRET") == "1" and _has_triton()
