@@ -76,9 +76,38 @@ def _members_a_point(field: EnsembleField, code: Tensor, points: Tensor) -> floa
     return float((chosen.weights > 0).sum() / points[..., 0].numel())
 
 
-@torch.no_grad()
 def tune(bench: Bench) -> None:
     """Time the kernels cut in other ways."""
+    _tune_values(bench)
+    _tune_steps(bench)
+
+
+def _tune_steps(bench: Bench) -> None:
+    from nphm_core.models import dispatch
+    from nphm_core.models.fused.weights import Tuning
+
+    field = untrained_head(bench.device).identity
+    assert isinstance(field, EnsembleField)
+    with_kernel(field, "fused")
+    points = points_near(untrained_head(bench.device), 32 * 1693).view(32, 1693, 3)
+    code = 0.05 * torch.randn(32, field.n_code, device=bench.device)
+    usual = dispatch._spec
+    for tuning in (Tuning(128, 8, 3, 32), Tuning(64, 4, 3, 32), Tuning(128, 8, 3, 64)):
+        dispatch._spec = lambda field, tuning=tuning: replace(usual(field), tuning=tuning)
+
+        def call(_: int) -> None:
+            sdf, gradient = field.sdf_and_gradient(points, code)
+            (sdf.abs().mean() + (gradient.norm(dim=2) - 1).abs().mean()).backward()
+
+        try:
+            bench.say(f"{tuning}: {bench.milliseconds(call, repeats=10):.3f} ms forward and backward")
+        except Exception as problem:
+            bench.say(f"{tuning}: {type(problem).__name__}: {str(problem)[:300]}")
+    dispatch._spec = usual
+
+
+@torch.no_grad()
+def _tune_values(bench: Bench) -> None:
     from nphm_core.models import dispatch
     from nphm_core.models.fused import ensemble
     from nphm_core.models.fused.weights import Tuning

@@ -67,13 +67,14 @@ class CapturedStep:
         # What the first steps held would stay beside what the graphs hold.
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        with torch.cuda.graph(self._first):
+        # Other threads (those that watch messages between processes) may ask the device meanwhile.
+        with torch.cuda.graph(self._first, capture_error_mode="thread_local"):
             codes = {name: objective.codebooks[name].lookup(rows) for name, rows in self._rows.items()}
             self._terms = objective.loss_of(self._drawn, codes)
             self._terms["total"].backward()
         self._terms = {name: value.detach() for name, value in self._terms.items()}
         self._slopes = {name: code.grad for name, code in codes.items() if code.grad is not None}
-        with torch.cuda.graph(self._second, pool=self._first.pool()):
+        with torch.cuda.graph(self._second, pool=self._first.pool(), capture_error_mode="thread_local"):
             parts.move_weights()
             for name, slope in self._slopes.items():
                 objective.codebooks[name].move(self._rows[name], slope)
