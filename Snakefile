@@ -4,6 +4,7 @@ from snakemake.utils import min_version
 
 from workflow.model_planning import ModelPlan
 from workflow.planning import Plan, use_this_python
+from workflow.run_guard import RunGuard, stage_priority
 
 min_version("9.27")
 
@@ -14,6 +15,7 @@ configfile: "config.yaml"
 use_this_python(workflow.basedir)
 plan = Plan(config, workflow, ancient)
 models = ModelPlan(plan)
+guard = RunGuard(plan, workflow)
 
 
 wildcard_constraints:
@@ -48,6 +50,10 @@ rule model:
         models.evaluation if models.fits else [],
     message:
         "Every model is trained, and measured on the held-out subjects"
+
+
+onstart:
+    guard.start()
 
 
 onsuccess:

@@ -92,7 +92,7 @@ class WatertightConfig(Section):
     """Checks of scan and registration, and the closed scan."""
 
     max_hole_edges: int = Field(5000, ge=3, description="boundary loops with more edges stay open")
-    repair_timeout_s: float = Field(120.0, gt=0, description="a closing that takes longer is given up")
+    repair_timeout_s: float = Field(120.0, gt=0, description="a closing that takes more CPU seconds is given up")
     poisson_depth: int = Field(8, ge=5, le=11, description="octree depth of the surface through a point cloud")
     max_fill_spacings: float = Field(3.0, gt=0, description="a cloud's surface farther from points than this is a fill")
 
@@ -293,6 +293,11 @@ class Config(Section):
     )
     held_out: tuple[str, ...] = Field((), description="subjects kept from training; `model` fits and measures them")
     max_failed_share: float = Field(1.0, ge=0, le=1, description="a run with more failed scans than this is an error")
+    stop_failed_share: float = Field(0.8, ge=0, le=1, description="a run ends early where more than this share fails")
+    stop_after_scans: int = Field(20, ge=1, description="scans that are looked at before a run may end early")
+    stage_timeout_s: float = Field(
+        1800.0, gt=0, description="a stage that takes longer for one scan is given up, and the scan has failed"
+    )
     template: TemplateConfig = TemplateConfig()
     ingest: IngestConfig = IngestConfig()
     render: RenderConfig = RenderConfig()

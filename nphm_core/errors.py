@@ -40,6 +40,18 @@ class LandmarkError(NphmError):
     """The landmarks of a scan cannot be trusted."""
 
 
+class DamagedFileError(NphmError):
+    """A file that a stage wrote is missing, incomplete or of another kind."""
+
+
+class TimeLimitError(NphmError):
+    """A stage did not end within its time limit."""
+
+
+class CrashError(NphmError):
+    """A library crashed the interpreter on the data of a scan, twice."""
+
+
 class TemplateError(NphmError):
     """A template or head model file is missing, damaged or of an unknown kind."""
 

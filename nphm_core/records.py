@@ -6,6 +6,7 @@ outputs before it runs the rule, a hidden copy of the record stays beside it: wi
 what it has already made sees that, and stops. Imported by the Snakefile: standard library only.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nphm_core.durable import atomic_write
 from nphm_core.stages import STAGES, TEMPLATE_VERSION, record_path
+from nphm_core.time_limit import deserves_more_time
 
 
 def digest_of(value: Any) -> str:
@@ -38,18 +41,64 @@ def result_digest(record: dict[str, Any]) -> str:
 
 
 def read_record(results: Path, scan_id: str, stage: str) -> dict[str, Any] | None:
-    """Read a stage's record of a scan; None if there is none."""
-    path = Path(record_path(str(results), scan_id, stage))
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
+    """Read a stage's record of a scan; None if there is none, or a damaged one."""
+    return _read(Path(record_path(str(results), scan_id, stage)))
 
 
 def write_record(results: Path, scan_id: str, stage: str, record: dict[str, Any]) -> None:
-    """Write a record and its hidden copy, each complete or not at all."""
+    """Write a record and its hidden copy, each complete or not at all; what is known of earlier trouble goes."""
     write_hidden_record(results, scan_id, stage, record)
     _write(Path(record_path(str(results), scan_id, stage)), record)
+    _trouble(results, scan_id, stage).unlink(missing_ok=True)
+
+
+def write_trouble(results: Path, scan_id: str, stage: str, text: str) -> None:
+    """Keep why a stage has no record, where that was the machine's fault; on a full disk there is no room for it."""
+    with contextlib.suppress(OSError):
+        _trouble(results, scan_id, stage).write_text(text)
+
+
+def read_trouble(results: Path, scan_id: str, stage: str) -> str:
+    """Read why a stage has no record; empty if that is not known."""
+    try:
+        return _trouble(results, scan_id, stage).read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def stage_lock(results: Path, scan_id: str, stage: str) -> Path:
+    """Give the file that is locked while a process works on a stage of a scan."""
+    return Path(record_path(str(results), scan_id, stage)).with_name(f".{stage}.lock")
+
+
+def _trouble(results: Path, scan_id: str, stage: str) -> Path:
+    return Path(record_path(str(results), scan_id, stage)).with_name(f".{stage}.trouble")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read a record; None if it is missing, cut short, or no record at all."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    return record if _is_record(record) else None
+
+
+def _is_record(record: Any) -> bool:
+    if not isinstance(record, dict) or record.get("status") not in ("ok", "failed", "blocked"):
+        return False
+    artifacts, metrics = record.get("artifacts"), record.get("metrics")
+    if (
+        not isinstance(artifacts, dict)
+        or not isinstance(metrics, dict)
+        or not isinstance(record.get("reason", ""), str)
+    ):
+        return False
+    # Names of files in the scan's folder, never paths that lead out of it.
+    return all(
+        Path(name).name == name and isinstance(facts, dict) and facts.keys() >= {"bytes", "sha256"}
+        for name, facts in artifacts.items()
+    )
 
 
 def write_hidden_record(results: Path, scan_id: str, stage: str, record: dict[str, Any]) -> None:
@@ -58,24 +107,19 @@ def write_hidden_record(results: Path, scan_id: str, stage: str, record: dict[st
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def hidden_record(results: Path, scan_id: str, stage: str) -> dict[str, Any] | None:
     """Read the hidden copy of a record; None if there is none, or a damaged one."""
-    try:
-        return json.loads(_hidden(Path(record_path(str(results), scan_id, stage))).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
+    return _read(_hidden(Path(record_path(str(results), scan_id, stage))))
 
 
 def current_record(results: Path, scan_id: str, stage: str, key: str) -> dict[str, Any] | None:
     """Give the hidden copy of a record if it was made from the same inputs and every artifact is still as it says."""
     record = hidden_record(results, scan_id, stage)
-    if record is None or record.get("key") != key:
+    if record is None or record.get("key") != key or deserves_more_time(record):
         return None
     folder = scan_folder(results, scan_id)
     for name, facts in record["artifacts"].items():
@@ -100,10 +144,16 @@ def template_folder(cache: str, settings: dict[str, Any]) -> str:
 
 
 def damaged_artifacts(results: str, scan_id: str, stage: str) -> list[str]:
-    """List artifacts of a stage that its record names and that are gone or have another size."""
-    record = read_record(Path(results), scan_id, stage)
+    """List artifacts of a stage that its record names and that are gone or have another size.
+
+    A record that cannot be read, or that ran out of less time than it would have now, stands in the list itself.
+    """
+    path = Path(record_path(results, scan_id, stage))
+    record = _read(path)
     if record is None:
-        return []
+        return [path.name] if path.exists() else []
+    if deserves_more_time(record):
+        return [path.name]
     folder = scan_folder(Path(results), scan_id)
     return [name for name, facts in record["artifacts"].items() if _size(folder / name) != facts["bytes"]]
 

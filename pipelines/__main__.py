@@ -19,7 +19,7 @@ def main() -> None:
     del sys.argv[1]
     try:
         done = "--help" not in sys.argv and "-h" not in sys.argv and finish_current(name)
-    except NphmError:
+    except (NphmError, OSError):
         # Said by the whole command, in its words.
         done = False
     if not done:

@@ -6,6 +6,7 @@ are not moved; some may be dropped or split.
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from nphm_core.io.meshes import read_mesh
 from nphm_core.io.ply import write_ply
 
 log = logging.getLogger("nphm")
+
+TROUBLE_EXIT = 75
+"""Exit code where the machine is to blame (disk, memory) and not the mesh; the value of EX_TEMPFAIL."""
+TIMEOUT_SIGNAL = signal.SIGPROF
+"""Signal that ends the process at its limit."""
 
 _ALL_FILTERS = 281
 _MAX_ROUNDS = 5
@@ -73,7 +79,10 @@ def main() -> None:
     parser.add_argument("--max-hole-edges", type=int, default=5000, help="longer boundary loops stay open")
     parser.add_argument("--poisson-depth", type=int, default=8, help="octree depth for point clouds")
     parser.add_argument("--is-manifold", action="store_true", help="the mesh has no defect but its holes")
+    parser.add_argument("--cpu-limit-s", type=float, default=0.0, help="give up after so much work; 0 for never")
     options = parser.parse_args()
+    # CPU time, not the wall clock's: what is made must not depend on what else the machine does.
+    signal.setitimer(signal.ITIMER_PROF, options.cpu_limit_s)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     try:
         mesh = read_mesh(options.mesh)
@@ -89,6 +98,9 @@ def main() -> None:
     except NphmError as error:
         log.error("%s", error)
         sys.exit(1)
+    except (OSError, MemoryError) as error:
+        log.error("%s: %s", type(error).__name__, error)
+        sys.exit(TROUBLE_EXIT)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,33 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from nphm_core.durable import hold_lock, release_lock
 from nphm_core.errors import NphmError
-from nphm_core.records import current_record, hidden_record, read_record, write_hidden_record
+from nphm_core.records import current_record, hidden_record, read_record, stage_lock, write_hidden_record
 from nphm_core.stages import STAGES, Stage
 from nphm_core.work_ahead import AheadPlan, ahead_plan
 from pipelines.stage_command import attempt, new_record, related_scan, stage_key
+from pipelines.stage_watch import Tell
 
 log = logging.getLogger("nphm")
 
 
-def work_ahead(stage: Stage, scan_id: str, options: argparse.Namespace) -> None:
-    """Make what follows a stage, as far as this scan's and its relatives' results allow and the environment asks."""
+def _nobody(_scan_id: str, _stage: str) -> None:
+    """Tell nobody."""
+
+
+def work_ahead(stage: Stage, scan_id: str, options: argparse.Namespace, tell: Tell = _nobody) -> None:
+    """Make what follows a stage, as far as this scan's and its relatives' results allow and the environment asks.
+
+    `tell` is told of each stage that begins.
+    """
     plan = ahead_plan()
     if plan is None:
         return
     made: dict[str, dict[str, Any]] = {}
     names = list(STAGES)
     for name in names[names.index(stage.name) + 1 :]:
+        tell(scan_id, name)
         record = _made(STAGES[name], scan_id, plan, Path(options.results), made)
         if record is None:
             return
@@ -40,6 +50,23 @@ def _made(
     """Give a stage's good record, made now if need be; None if that is not for this process to do."""
     if not _is_ready(stage, scan_id, results, made):
         return None
+    lock = stage_lock(results, scan_id, stage.name)
+    try:
+        handle = hold_lock(lock, wait=False)
+    except OSError:
+        return None
+    if handle is None:
+        # Its own process is at it.
+        return None
+    try:
+        return _made_alone(stage, scan_id, plan, results, made)
+    finally:
+        release_lock(lock, handle)
+
+
+def _made_alone(
+    stage: Stage, scan_id: str, plan: AheadPlan, results: Path, made: dict[str, dict[str, Any]]
+) -> dict[str, Any] | None:
     options = argparse.Namespace(results=str(results), seed=plan.seed, template=plan.template)
     settings = plan.settings[stage.name]
     started = time.process_time()

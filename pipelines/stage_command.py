@@ -13,12 +13,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nphm_core.durable import sync
 from nphm_core.errors import ConfigError, NphmError, TemplateError
 from nphm_core.records import (
     current_record,
@@ -31,6 +32,8 @@ from nphm_core.records import (
     write_record,
 )
 from nphm_core.stages import STAGES, TEMPLATE_VERSION, Stage
+from pipelines.stage_trouble import NO_VERDICT, alone, note_trouble, trouble_text
+from pipelines.stage_watch import Tell, watch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,6 +118,7 @@ def stage_command(
     """
     from nphm_core.config import Config, read_section
     from pipelines.stage_ahead import work_ahead
+    from pipelines.stage_lost import settle_lost
 
     stage = STAGES[name]
     options = _parser(stage, sys.modules[process.__module__].__doc__, extra).parse_args()
@@ -122,15 +126,31 @@ def stage_command(
     try:
         section: Any = Config.model_fields[name].annotation
         settings = read_section(section, settings_json(options.settings), name)
-        for scan_id in options.scans:
-            started = time.process_time()
-            record = run_stage(stage, process, scan_id, settings, options)
-            _log_verdict(record, time.process_time() - started)
-            work_ahead(stage, scan_id, options)
     except NphmError as error:
-        # Not a verdict on a scan but a wrong call: wrong settings, an earlier stage that was never run.
         log.error("%s", error)
         sys.exit(1)
+
+    def work(scan_ids: Sequence[str], tell: Tell) -> int:
+        for scan_id in scan_ids:
+            tell(scan_id, name)
+            started = time.process_time()
+            try:
+                record = run_stage(stage, process, scan_id, settings, options)
+            except NO_VERDICT as error:
+                note_trouble(Path(options.results), scan_id, name, trouble_text(error))
+                return 1
+            except NphmError as error:
+                # Not a verdict on a scan but a wrong call: an earlier stage that was never run.
+                log.error("%s", error)
+                return 1
+            log_verdict(record, time.process_time() - started)
+            work_ahead(stage, scan_id, options, tell)
+            tell(scan_id, "")
+        return 0
+
+    code = watch(options.scans, work, lambda lost: settle_lost(lost, stage, settings, options))
+    if code:
+        sys.exit(code)
 
 
 def finish_current(name: str) -> bool:
@@ -152,7 +172,7 @@ def finish_current(name: str) -> bool:
     for record in found:
         if record is not None:
             _keep(results, record)
-            _log_verdict(record, time.process_time())
+            log_verdict(record, time.process_time())
     return True
 
 
@@ -177,6 +197,13 @@ def run_stage(
     stage: Stage, process: Process, scan_id: str, settings: "Section", options: argparse.Namespace
 ) -> dict[str, Any]:
     """Bring one scan through a stage, or see that nothing is to be done, and give its record."""
+    with alone(Path(options.results), scan_id, stage.name):
+        return _run_alone(stage, process, scan_id, settings, options)
+
+
+def _run_alone(
+    stage: Stage, process: Process, scan_id: str, settings: "Section", options: argparse.Namespace
+) -> dict[str, Any]:
     results = Path(options.results)
     key, blocked_by = stage_key(stage, scan_id, settings.model_dump(mode="json"), options)
     record = current_record(results, scan_id, stage.name, key)
@@ -184,7 +211,7 @@ def run_stage(
         _keep(results, record)
         return record
     if blocked_by and not stage.tolerates_failure:
-        _remove_artifacts(stage, scan_folder(results, scan_id), keep=set())
+        remove_artifacts(stage, scan_folder(results, scan_id), keep=set())
         reason = f"the stage {blocked_by} has no result"
         outcome = {"status": "blocked", "reason": reason, "blocked_by": blocked_by, "artifacts": {}, "metrics": {}}
     else:
@@ -210,8 +237,8 @@ def attempt(
 ) -> dict[str, Any]:
     """Do a stage's work on a scan, move what it wrote into the scan's folder, and give the outcome."""
     folder = scan_folder(Path(options.results), scan_id)
+    remove_leftovers(stage, folder)
     staging = folder / f".{stage.name}.{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     template = Path(options.template) if stage.uses_template else None
     job = Job(scan_id, stage, Path(options.results), staging, settings, options.seed, template, options, ahead or {})
@@ -221,7 +248,7 @@ def attempt(
         if missing:
             raise RuntimeError(f"the stage {stage.name} did not write {', '.join(missing)}")
         outcome = {"status": "ok", "reason": "", "warnings": metrics.pop("warnings", []), "metrics": metrics}
-    except (MemoryError, OSError):
+    except NO_VERDICT:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     except NphmError as error:
@@ -236,15 +263,28 @@ def _move_artifacts(stage: Stage, staging: Path, folder: Path) -> dict[str, Any]
     """Move what the stage wrote (after a failure: pictures of it) and remove what an earlier run left."""
     names = sorted(path.name for path in staging.iterdir())
     for name in names:
+        # On the disk before the record says that they are there.
+        sync(staging / name)
         os.replace(staging / name, folder / name)
     staging.rmdir()
-    _remove_artifacts(stage, folder, keep=set(names))
+    remove_artifacts(stage, folder, keep=set(names))
+    sync(folder)
     return {name: describe_artifact(folder / name) for name in names}
 
 
-def _remove_artifacts(stage: Stage, folder: Path, keep: set[str]) -> None:
+def remove_artifacts(stage: Stage, folder: Path, keep: set[str]) -> None:
+    """Remove what a stage may have written into the scan's folder, but for what is kept."""
     for name in {*stage.artifacts, *stage.optional_artifacts} - keep:
         (folder / name).unlink(missing_ok=True)
+
+
+def remove_leftovers(stage: Stage, folder: Path) -> None:
+    """Remove what a killed process left half made; whoever calls this holds the stage's lock."""
+    for path in (*folder.glob(f".{stage.name}.*"), *folder.glob(f"stages/.[0-9]*-*{stage.name}.json")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def stage_key(
@@ -321,7 +361,8 @@ def related_scan(results: Path, scan_id: str, role: str) -> str | None:
     return other if other and other != scan_id else None
 
 
-def _log_verdict(record: dict[str, Any], cpu_s: float) -> None:
+def log_verdict(record: dict[str, Any], cpu_s: float) -> None:
+    """Log what a stage came to."""
     level = {"ok": logging.INFO, "blocked": logging.WARNING, "failed": logging.ERROR}[record["status"]]
     log.log(level, "%s: %s %s (%.2f CPU seconds)", record["scan"], record["status"], record["reason"], cpu_s)
     for warning in record.get("warnings", []):

@@ -14,7 +14,7 @@ from nphm_core.errors import NphmError
 from nphm_core.evaluation.verdict import first_failure, stage_warnings
 from nphm_core.io.scan_table import ScanRow, ScanTable
 from nphm_core.io.verdicts import read_judged_table
-from nphm_core.records import read_record, scan_folder
+from nphm_core.records import read_record, read_trouble, scan_folder
 from nphm_core.stages import STAGES
 
 _PICTURES = ("quality.png", "frontal.png")
@@ -119,16 +119,18 @@ def summary_row(row: ScanRow, results: Path) -> SummaryRow:
 
 def _unevaluated(row: ScanRow, results: Path, picture: str) -> SummaryRow:
     records = {name: record for name in STAGES if (record := read_record(results, row.scan_id, name)) is not None}
-    stage, reason = first_failure(records) or _unfinished(records)
+    stage, reason = first_failure(records) or _unfinished(records, results, row.scan_id)
     warnings = "; ".join(stage_warnings(records))
     return SummaryRow(
         row.scan_id, "failed", stage, reason, picture, unit=row.unit, neutral=row.neutral, warnings=warnings
     )
 
 
-def _unfinished(records: dict[str, dict[str, Any]]) -> tuple[str, str]:
-    stage = next(name for name in STAGES if name not in records)
-    return stage, f"the stage {stage} has not run; see its log, then run again"
+def _unfinished(records: dict[str, dict[str, Any]], results: Path, scan_id: str) -> tuple[str, str]:
+    lacking = [name for name in STAGES if name not in records]
+    troubles = {name: text for name in lacking if (text := read_trouble(results, scan_id, name))}
+    stage = next(iter(troubles), lacking[0])
+    return stage, troubles.get(stage) or f"the stage {stage} has not run; see its log, then run again"
 
 
 def _medians(rows: Sequence[SummaryRow]) -> list[str]:

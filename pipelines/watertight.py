@@ -1,6 +1,7 @@
 """Check scan and registered mesh as surfaces, and close the scan so that distances can be signed."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,6 +25,7 @@ from nphm_core.registration.watertight import (
     open_scan,
     warnings_of,
 )
+from pipelines.repair_mesh import TIMEOUT_SIGNAL, TROUBLE_EXIT
 from pipelines.stage_command import Job, stage_command
 from pipelines.stage_inputs import metric_mesh
 
@@ -84,17 +86,21 @@ def _repaired(scan: Mesh, options: list[str], timeout_s: float, folder: Path) ->
     before, after = folder / ".before.ply", folder / ".after.ply"
     write_ply(before, Mesh(scan.vertices, scan.faces, None if scan.n_faces else scan.normals), exact=True)
     command = [sys.executable, "-m", "pipelines.repair_mesh", str(before), str(after), *options]
+    command += ["--cpu-limit-s", str(timeout_s)]
     # The command must be found wherever this one was started.
     paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode == 0 and after.is_file():
             return read_ply(after).mesh, ""
+        if done.returncode == -TIMEOUT_SIGNAL:
+            return None, f"the repair took more than {timeout_s:g} CPU seconds"
         last = (done.stderr.strip() or "no message").splitlines()[-1]
+        if done.returncode == TROUBLE_EXIT or -done.returncode in (signal.SIGKILL, signal.SIGTERM, signal.SIGBUS):
+            # No fault of the scan: without this a full disk would leave it open for good.
+            raise OSError(f"the repair of the scan was stopped with code {done.returncode}: {last}")
         return None, f"the repair ended with code {done.returncode}: {last}"
-    except subprocess.TimeoutExpired:
-        return None, f"the repair took more than {timeout_s:g} s"
     finally:
         before.unlink(missing_ok=True)
         after.unlink(missing_ok=True)

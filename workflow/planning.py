@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nphm_core import time_limit
 from nphm_core.config import Config, read_section
 from nphm_core.io import verdicts
 from nphm_core.io.scan_table import row_facts
@@ -29,6 +30,8 @@ class Plan:
 
     def __init__(self, config: dict[str, Any], workflow: Any, ancient: Callable[[str], str]) -> None:
         self.settings: Config = read_section(Config, config)
+        # By the environment, so that no rule's command or parameters tell of what decides nothing about results.
+        os.environ[time_limit.VARIABLE] = str(self.settings.stage_timeout_s)
         self.table = verdicts.read_judged_table(Path(self.settings.scans), self._verdicts)
         self.scan_ids = [row.scan_id for row in self.table.rows]
         self._workflow = workflow
@@ -38,7 +41,7 @@ class Plan:
         stale = stale_records(self.settings.results, self.scan_ids) if workflow.is_main_process else []
         self._stale = frozenset(stale)
         self._restored = {_scan_of(record) for record in stale}
-        # By the environment, so that no rule's command or parameters tell of the settings of another stage.
+        # Likewise: no rule's command is to tell of the settings of another stage.
         os.environ[VARIABLE] = self.ahead.to_text()
         os.environ[verdicts.VARIABLE] = self.settings.verdicts
 

@@ -3,40 +3,19 @@
 The same content gives the same bytes, so that a checksum tells whether a result changed. Nothing here unpickles.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from nphm_core.errors import NphmError
-
-
-class DamagedFileError(NphmError):
-    """A file that a stage wrote is missing, incomplete or of another kind."""
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
-
-    The folder is made if missing. The temporary name keeps the suffix.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from nphm_core.durable import atomic_write
+from nphm_core.errors import DamagedFileError
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nphm_core.errors import TopologyError
+from nphm_core.errors import DamagedFileError, ScanFileError, TopologyError
 from nphm_core.geometry.mesh import Mesh, Texture
 from nphm_core.io.files import read_json, write_json
 from nphm_core.io.images import read_image
@@ -106,16 +106,23 @@ def read_mesh(path: Path, *, template_hash: str | None = None) -> Mesh:
                 f"the mesh belongs to the template {found}, expected {template_hash}.\n"
                 f"Delete it and run again, so that its stage makes it with this template.\nFile {path}"
             )
-    if not path.is_file():
-        raise scan_file_error("a mesh is missing", "Run the stage that makes it", path)
-    return read_ply(path).mesh
+    try:
+        return read_ply(path).mesh
+    except FileNotFoundError:
+        raise DamagedFileError(f"a mesh is missing; expected it. Run the stage that makes it. File {path}") from None
+    except ScanFileError as error:
+        # The same trouble in a file of our own is no fault of the scan.
+        raise DamagedFileError(f"{error}\nDelete it and run again, so that its stage makes it anew") from None
 
 
 def read_facts(path: Path) -> dict[str, Any]:
     """Read the JSON beside a mesh of this project."""
     facts = read_json(Path(path).with_suffix(".json"))
     if not isinstance(facts, dict):
-        raise damaged("the JSON beside a mesh holds no object", Path(path).with_suffix(".json"))
+        raise DamagedFileError(
+            "the JSON beside a mesh holds no object; expected its facts. Delete the mesh and run again.\n"
+            f"File {Path(path).with_suffix('.json')}"
+        )
     return facts
 
 

@@ -1,6 +1,7 @@
 """The repair runs in its own process, on the scan's own vertices, and its failure is no one else's."""
 
 import importlib.util
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from nphm_core.geometry.quality import measure_quality
 from nphm_core.io.ply import read_ply, write_ply
 from nphm_core.registration.watertight import check_surface
 from pipelines import watertight
+from pipelines.repair_mesh import TROUBLE_EXIT
 
 _spec = importlib.util.spec_from_file_location("io_shapes", Path(__file__).parents[1] / "io/shapes.py")
 shapes = importlib.util.module_from_spec(_spec)
@@ -69,12 +71,21 @@ def test_a_cloud_gets_a_surface(tmp_path):
 def test_a_repair_that_takes_too_long_or_fails_leaves_the_scan_open(tmp_path, monkeypatch):
     closed, trouble = close(BOWL, tmp_path, repair_timeout_s=1e-3)
     assert closed.method == "open"
-    assert "took more than 0.001 s" in trouble[0]
+    assert "took more than 0.001 CPU seconds" in trouble[0]
     failed = subprocess.CompletedProcess([], -11, "", "Segmentation fault")
     monkeypatch.setattr(watertight.subprocess, "run", lambda *a, **k: failed)
     closed, trouble = close(BOWL, tmp_path)
     assert closed.method == "open"
     assert "code -11: Segmentation fault" in trouble[0]
+
+
+@pytest.mark.parametrize("code", [-signal.SIGKILL, TROUBLE_EXIT])
+def test_a_repair_that_the_machine_stopped_says_nothing_of_the_scan(tmp_path, monkeypatch, code):
+    stopped = subprocess.CompletedProcess([], code, "", "OSError: No space left on device")
+    monkeypatch.setattr(watertight.subprocess, "run", lambda *a, **k: stopped)
+    with pytest.raises(OSError, match="No space left"):
+        close(BOWL, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_says_what_it_lacks(tmp_path):

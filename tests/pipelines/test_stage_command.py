@@ -2,14 +2,27 @@
 
 import argparse
 import json
+import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from nphm_core.config import SubdivideConfig
-from nphm_core.errors import RegistrationError
-from nphm_core.records import current_record, damaged_artifacts, read_record, stale_records, write_record
+from nphm_core.durable import hold_lock, release_lock
+from nphm_core.errors import DamagedFileError, RegistrationError
+from nphm_core.records import (
+    current_record,
+    damaged_artifacts,
+    read_record,
+    read_trouble,
+    stage_lock,
+    stale_records,
+    write_record,
+)
 from nphm_core.stages import Stage
+from nphm_core.time_limit import VARIABLE
 from pipelines.stage_command import Job, run_stage, stage_command
 
 STAGE = Stage("subdivide", 1, needs=("flame_fit",), artifacts=("subdivided.ply",), optional_artifacts=("extra.txt",))
@@ -156,9 +169,72 @@ def test_wrong_settings_end_the_command_with_a_message(options, monkeypatch, cap
     assert "did you mean levels?" in caplog.text
 
 
-def test_a_missing_template_ends_the_command_with_a_message(options, monkeypatch, caplog):
+def test_a_missing_template_ends_the_command_with_a_message(options, monkeypatch):
     arguments = ["subdivide", "--results", options.results, "--template", "none", "a/neutral"]
     monkeypatch.setattr("sys.argv", arguments)
     with pytest.raises(SystemExit, match="1"):
         stage_command("subdivide", Work())
-    assert "holds no template.json" in caplog.text
+    assert "holds no template.json" in read_trouble(Path(options.results), "a/neutral", "subdivide")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), MemoryError(), DamagedFileError("cut short")]
+)
+def test_trouble_of_the_machine_is_no_verdict_and_leaves_nothing(options, error):
+    with pytest.raises(type(error)):
+        _run(Work(error=error), options)
+    folder = Path(options.results) / "scans/a/neutral"
+    assert read_record(Path(options.results), "a/neutral", "subdivide") is None
+    assert sorted(path.name for path in folder.iterdir()) == ["stages"]
+    assert not list(folder.glob("stages/.subdivide*"))
+
+
+def test_what_a_killed_process_left_is_removed(options):
+    folder = Path(options.results) / "scans/a/neutral"
+    (folder / ".subdivide.99999999").mkdir()
+    (folder / ".subdivide.99999999" / "half.ply").write_text("half")
+    (folder / "stages" / ".99999999-subdivide.json").write_text("{")
+    (folder / "stages" / ".subdivide.lock").touch()
+    _run(Work(), options)
+    assert {path.name for path in folder.iterdir()} == {"stages", "subdivided.ply"}
+    assert {path.name for path in folder.glob("stages/.*subdivide*")} == {".subdivide.json"}
+
+
+def test_every_artifact_is_on_the_disk_before_the_record_names_it(options, monkeypatch):
+    synced, at_replace = set(), {}
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.add(os.fstat(handle).st_ino), sync(handle)))
+    monkeypatch.setattr(
+        os,
+        "replace",
+        lambda old, new: (at_replace.update({Path(new).name: os.stat(old).st_ino in synced}), replace(old, new)),
+    )
+    _run(Work(), options)
+    assert at_replace == {"subdivided.ply": True, ".subdivide.json": True, "subdivide.json": True}
+
+
+def test_a_stage_that_ran_out_of_time_is_tried_again_with_more(options, monkeypatch):
+    stage_key_of = Work()
+    record = _run(stage_key_of, options)
+    timed_out = record | {"status": "failed", "reason": "slow", "artifacts": {}, "time_limit_s": 60.0}
+    write_record(Path(options.results), "a/neutral", "subdivide", timed_out)
+    for limit_s, again in (("60", []), ("61", ["subdivide.json"])):
+        monkeypatch.setenv(VARIABLE, limit_s)
+        assert damaged_artifacts(options.results, "a/neutral", "subdivide") == again
+    work = Work()
+    assert _run(work, options)["status"] == "ok"
+    assert work.scans == ["a/neutral"]
+
+
+def test_two_processes_at_once_make_a_scan_once(options):
+    """The second waits, and then finds it made."""
+    work, results = Work(), Path(options.results)
+    lock = stage_lock(results, "a/neutral", "subdivide")
+    handle = hold_lock(lock)
+    second = threading.Thread(target=_run, args=(work, options))
+    second.start()
+    time.sleep(0.3)
+    assert work.scans == []
+    release_lock(lock, handle)
+    second.join(20)
+    assert work.scans == ["a/neutral"]

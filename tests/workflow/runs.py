@@ -31,7 +31,14 @@ class Copy:
 
     def snakemake(self, *options: str, fails: bool = False) -> str:
         """Run Snakemake as a user would and give what it prints."""
-        done = subprocess.run(
+        process = self.start(*options)
+        output, _ = process.communicate()
+        assert (process.returncode != 0) == fails, output[-5000:]
+        return output
+
+    def start(self, *options: str) -> subprocess.Popen:
+        """Start Snakemake and let it run; its output is a pipe."""
+        return subprocess.Popen(
             [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--nocolor", *options],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
@@ -39,8 +46,6 @@ class Copy:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        assert (done.returncode != 0) == fails, done.stdout[-5000:]
-        return done.stdout
 
     def jobs(self, *options: str, fails: bool = False) -> set[str]:
         """Run, and give `stage scan` for every job that Snakemake started, less the table and the end."""

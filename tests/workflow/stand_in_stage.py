@@ -1,7 +1,9 @@
 """A stage that does next to nothing, for tests of what runs when; copied under each stage's name."""
 
+import errno
 import json
 import os
+import time
 from pathlib import Path
 
 from nphm_core.errors import FaceNotFoundError, NphmError, ScanFileError
@@ -13,16 +15,16 @@ NAME = Path(__file__).stem
 
 
 def process(job):
-    """Write every artifact; a scan whose file says so has no face."""
+    """Write every artifact; a scan whose file says so has no face, hangs, is slow, or fills the disk."""
     metrics = {}
+    if NAME == "landmarks":
+        _trouble(job.record("ingest")["metrics"]["text"])
     if NAME == "ingest":
         from nphm_core.io.scan_table import row_facts
 
         table = read_judged_table(Path(job.options.table), job.options.verdicts)
         metrics["row"] = row_facts(table, job.scan_id, job.options.canonical)
         metrics["text"] = _read(Path(metrics["row"]["path"]))
-    elif NAME == "landmarks" and "no face" in job.record("ingest")["metrics"]["text"]:
-        raise FaceNotFoundError("no face was found in any view")
     elif NAME == "evaluate":
         failed = [stage for stage in STAGES[NAME].needs if job.record(stage)["status"] != "ok"]
         if failed:
@@ -32,6 +34,18 @@ def process(job):
         text = f"{name} of {job.scan_id} with {job.settings}"
         (job.out / name).write_text(json.dumps({"text": text}) if name.endswith(".json") else text)
     return metrics
+
+
+def _trouble(text):
+    if "no face" in text:
+        raise FaceNotFoundError("no face was found in any view")
+    if "hangs" in text:
+        time.sleep(600)
+    if "slow" in text:
+        Path("landmarks.started").touch()
+        time.sleep(3)
+    if "fills the disk" in text and not Path("disk.free").exists():
+        raise OSError(errno.ENOSPC, "No space left on device", "results/somewhere")
 
 
 def add_options(parser):

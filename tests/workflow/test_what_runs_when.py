@@ -46,8 +46,12 @@ class Clone(Copy):
         super().__init__(repository, folder, "nphm_core", "workflow", "envs")
         commands = folder / "pipelines"
         commands.mkdir()
-        for name in ("__init__", "__main__", "stage_command", "stage_ahead", "summary"):
-            shutil.copy(repository / "pipelines" / f"{name}.py", commands)
+        shared = sorted((repository / "pipelines").glob("stage_*.py"))
+        for path in (
+            *shared,
+            *(repository / "pipelines" / f"{name}.py" for name in ("__init__", "__main__", "summary")),
+        ):
+            shutil.copy(path, commands)
         for stage in STAGES:
             shutil.copy(repository / "tests" / "workflow" / "stand_in_stage.py", commands / f"{stage}.py")
         (commands / "template.py").write_text(TEMPLATE_COMMAND)

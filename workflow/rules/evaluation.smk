@@ -8,6 +8,7 @@ rule evaluate:
         plan.record("evaluate"),
     log:
         "logs/evaluate/{subject}/{expression}.log",
+    priority: stage_priority("evaluate")
     conda:
         "../../envs/face.yaml"
     threads: 1

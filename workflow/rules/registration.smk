@@ -8,6 +8,7 @@ rule render:
         plan.record("render"),
     log:
         "logs/render/{subject}/{expression}.log",
+    priority: stage_priority("render")
     conda:
         "../../envs/face.yaml"
     threads: 1
@@ -32,6 +33,7 @@ rule landmarks:
         plan.record("landmarks"),
     log:
         "logs/landmarks/{subject}/{expression}.log",
+    priority: stage_priority("landmarks")
     conda:
         "../../envs/face.yaml"
     threads: 1
@@ -56,6 +58,7 @@ rule backproject:
         plan.record("backproject"),
     log:
         "logs/backproject/{subject}/{expression}.log",
+    priority: stage_priority("backproject")
     conda:
         "../../envs/core.yaml"
     threads: 1
@@ -80,6 +83,7 @@ rule flame_fit:
         plan.record("flame_fit"),
     log:
         "logs/flame_fit/{subject}/{expression}.log",
+    priority: stage_priority("flame_fit")
     conda:
         "../../envs/core.yaml"
     threads: 1
@@ -104,6 +108,7 @@ rule subdivide:
         plan.record("subdivide"),
     log:
         "logs/subdivide/{subject}/{expression}.log",
+    priority: stage_priority("subdivide")
     conda:
         "../../envs/core.yaml"
     threads: 1
@@ -128,6 +133,7 @@ rule arap:
         plan.record("arap"),
     log:
         "logs/arap/{subject}/{expression}.log",
+    priority: stage_priority("arap")
     conda:
         "../../envs/core.yaml"
     threads: 1

@@ -8,6 +8,7 @@ rule watertight:
         plan.record("watertight"),
     log:
         "logs/watertight/{subject}/{expression}.log",
+    priority: stage_priority("watertight")
     conda:
         "../../envs/repair.yaml"
     threads: 1
@@ -32,6 +33,7 @@ rule sample_sdf:
         plan.record("sample_sdf"),
     log:
         "logs/sample_sdf/{subject}/{expression}.log",
+    priority: stage_priority("sample_sdf")
     conda:
         "../../envs/core.yaml"
     threads: 1
@@ -56,6 +58,7 @@ rule sample_delta:
         plan.record("sample_delta"),
     log:
         "logs/sample_delta/{subject}/{expression}.log",
+    priority: stage_priority("sample_delta")
     conda:
         "../../envs/core.yaml"
     threads: 1

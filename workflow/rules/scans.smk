@@ -8,6 +8,7 @@ rule ingest:
         plan.record("ingest"),
     log:
         "logs/ingest/{subject}/{expression}.log",
+    priority: stage_priority("ingest")
     conda:
         "../../envs/core.yaml"
     threads: 1
