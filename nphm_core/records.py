@@ -84,15 +84,14 @@ def _read(path: Path) -> dict[str, Any] | None:
     return record if _is_record(record) else None
 
 
+_PARTS: tuple[tuple[str, Any], ...] = (("artifacts", {}), ("metrics", {}), ("reason", ""))
+
+
 def _is_record(record: Any) -> bool:
     if not isinstance(record, dict) or record.get("status") not in ("ok", "failed", "blocked"):
         return False
-    artifacts, metrics = record.get("artifacts"), record.get("metrics")
-    if (
-        not isinstance(artifacts, dict)
-        or not isinstance(metrics, dict)
-        or not isinstance(record.get("reason", ""), str)
-    ):
+    artifacts, metrics, reason = (record.get(name, empty) for name, empty in _PARTS)
+    if not (isinstance(artifacts, dict) and isinstance(metrics, dict) and isinstance(reason, str)):
         return False
     # Names of files in the scan's folder, never paths that lead out of it.
     return all(
