@@ -84,7 +84,7 @@ def register_ours(pair: RegistrationPair, levels: int) -> tuple[ndarray, float]:
     scan = ScanSurface(pair.scan_vertices, pair.scan_faces, normals, border, bare, "none")
     hierarchy = subdivision_hierarchy(pair.faces, len(pair.rest), levels)
     started = time.process_time()
-    trust = Trust(pair.trust.astype(float), pair.hair_prone.astype(float))
+    trust = Trust(pair.trust.astype(float), pair.hair_prone.astype(float), np.zeros(len(pair.trust)))
     result = register_arap(pair.rest, pair.faces, hierarchy, ScanTarget(scan), ArapConfig(), trust=trust)
     return result.vertices, time.process_time() - started
 

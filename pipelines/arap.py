@@ -31,7 +31,9 @@ def process(job: Job) -> dict[str, Any]:
         template_hierarchy(template, refinement),
         ScanTarget(scan),
         job.settings,
-        trust=trust_of_regions(template.regions, template.n_vertices),
+        trust=trust_of_regions(
+            template.regions, template.n_vertices, is_bald=job.record("flame_fit")["metrics"]["bald"]
+        ),
         pairs=rim_pairs(template.model.v_template * 1000.0, template.faces, template.regions),
     )
     result = _unfolded(job, result, rest.faces, refinement)

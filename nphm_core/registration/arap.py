@@ -70,13 +70,16 @@ class ArapResult:
     """The same in the rest pose: a linear fit may have closed the lips too far."""
 
 
-def trust_of_regions(regions: dict[str, Bool[ndarray, " n"]], n_vertices: int) -> Trust:
-    """Say which template vertices may follow the scan: not the eyeballs and the mouth's inside."""
-    hidden = np.zeros(n_vertices, bool)
-    for name in ("eyeballs", "mouth_interior"):
-        hidden |= regions.get(name, False)
-    hair = np.zeros(n_vertices, bool) | regions.get("hair_prone", False)
-    return Trust((~hidden).astype(float), hair.astype(float))
+def trust_of_regions(regions: dict[str, Bool[ndarray, " n"]], n_vertices: int, *, is_bald: bool = False) -> Trust:
+    """Say which template vertices may follow the scan: not the eyeballs and the mouth's inside.
+
+    `is_bald` as the linear fit found it. Ears stay what they are: there the scan is more often torn than covered.
+    """
+    none = np.zeros(n_vertices, bool)
+    hidden = none | regions.get("eyeballs", False) | regions.get("mouth_interior", False)
+    hair = none | regions.get("hair_prone", False)
+    bald = hair & ~(none | regions.get("ears", False)) if is_bald else none
+    return Trust((~hidden).astype(float), hair.astype(float), bald.astype(float))
 
 
 def register_arap(
@@ -101,7 +104,7 @@ def register_arap(
         if index:
             refine = hierarchy[index - 1].matrix
             vertices = finest[: refine.shape[0]] + refine @ (vertices - finest[: len(vertices)])
-            trust = Trust(refine @ trust.weights, refine @ trust.hair_prone)
+            trust = trust.subdivided(hierarchy[index - 1])
             pairs = [pair.subdivided(hierarchy[index - 1]) for pair in pairs]
         level = RigidLevel(finest[: len(vertices)], all_faces[index])
         for stiffness, robust_mm in steps:

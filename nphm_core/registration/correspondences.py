@@ -14,6 +14,7 @@ from numba import njit
 from numpy import ndarray
 
 from nphm_core.geometry.closest import ClosestPoints
+from nphm_core.geometry.subdivision import Subdivision
 from nphm_core.registration.scan_surface import ScanSurface
 
 _BORDER_REACH_MM = 3.0
@@ -67,6 +68,18 @@ class Trust:
     """0: never."""
     hair_prone: Float[ndarray, " n"]
     """1: only as far as the scan is bare there, and less than elsewhere."""
+    bald: Float[ndarray, " n"]
+    """1: part of a scalp that was found to be bald. Where it is bare the scan is followed as anywhere else, and what is
+    not (a mark on the skin) follows what lies around it and not the rest pose."""
+
+    @classmethod
+    def of(cls, weights: Float[ndarray, " n"]) -> "Trust":
+        """Give the trust of vertices where no hair may grow."""
+        return cls(weights, np.zeros(len(weights)), np.zeros(len(weights)))
+
+    def subdivided(self, step: Subdivision) -> "Trust":
+        """Give the trust on the next finer level."""
+        return Trust(step.matrix @ self.weights, step.matrix @ self.hair_prone, step.matrix @ self.bald)
 
 
 class ScanTarget:
@@ -109,7 +122,7 @@ class ScanTarget:
         )
         _weigh(
             vertices, normals, rest, found.face, found.barycentric, found.distance, self._corners, self._normals,
-            self._border, self._bare, self._is_cloud, trust.weights, trust.hair_prone, robust_mm,
+            self._border, self._bare, self._is_cloud, trust.weights, trust.hair_prone, trust.bald, robust_mm,
             min(max_distance_mm, _GATE * robust_mm), np.cos(max_angle_rad), point_share,
             out.points, out.normals, out.weights, out.point_weights, out.rest_weights, out.distances,
         )  # fmt: skip
@@ -147,7 +160,7 @@ def smoothed_cloud(points: Float[ndarray, "n 3"], normals: Float[ndarray, "n 3"]
 @njit(cache=True, nogil=True)
 def _weigh(
     vertices, vertex_normals, rest, face, barycentric, distance, corners, scan_normals, border, bare, is_cloud,
-    trust, hair_prone, robust, gate, cos_max, point_share,
+    trust, hair_prone, bald, robust, gate, cos_max, point_share,
     points, normals, weights, point_weights, rest_weights, distances,
 ):  # fmt: skip
     for i in range(len(vertices)):
@@ -181,13 +194,14 @@ def _weigh(
             if distance[i] * distance[i] - plane * plane > _BORDER_REACH_MM**2:
                 continue
             distances[i] = abs(plane)
-        if outside > _HAIR_MM:
+        if outside > _HAIR_MM and bald[i] < 0.5:
             bareness = 0.0
         covered = hair_prone[i] * (1.0 - bareness)
-        rest_weights[i] = _HAIR_HOLD * covered
+        rest_weights[i] = _HAIR_HOLD * (1.0 - bald[i]) * covered
         if distances[i] > gate or cosine < cos_max:
             continue
-        weight = trust[i] * (1.0 - hair_prone[i] * (1.0 - _HAIR_TRUST * bareness))
+        bare_trust = _HAIR_TRUST + (1.0 - _HAIR_TRUST) * bald[i]
+        weight = trust[i] * (1.0 - hair_prone[i] * (1.0 - bare_trust * bareness))
         weights[i] = weight * np.exp(-0.5 * (distances[i] / robust) ** 2)
         if not loose:
             point_weights[i] = point_share * weights[i]

@@ -126,7 +126,7 @@ def find_carrier(template: Template, other: Template, *, rng: np.random.Generato
         hierarchy,
         ScanTarget(scan),
         ArapConfig(),
-        trust=Trust((~inner).astype(float), np.zeros(template.n_vertices)),
+        trust=Trust.of((~inner).astype(float)),
         pairs=rim_pairs(template.model.v_template * _MM_PER_METRE, template.faces, template.regions),
     ).vertices
     faces = subdivided_faces(hierarchy, template.faces)[0]

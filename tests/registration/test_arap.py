@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -49,7 +51,7 @@ def surface_of(vertices, faces, keep=None):
 
 
 def full_trust(n):
-    return Trust(np.ones(n), np.zeros(n))
+    return Trust.of(np.ones(n))
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +125,49 @@ def test_unseen_part_follows_rigidly(body):
 
 def test_vertices_without_trust_ignore_the_scan(body):
     truth = body[3] + 1.5 * vertex_normals(body[3], body[2][-1].faces)
-    trust = Trust((body[0][:, 2] < 0).astype(float), np.zeros(len(body[0])))
+    trust = Trust.of((body[0][:, 2] < 0).astype(float))
     result = register(body, surface_of(truth, body[2][-1].faces), trust=trust)
     assert (result.weights[body[3][:, 2] > 20] == 0).all()
     assert np.median(result.distances_mm[body[3][:, 2] < -20]) < 0.02
+
+
+@pytest.fixture(scope="module")
+def swollen(body):
+    """A scan whose upper half lies 5 mm outside the rest pose, and a mark of another colour on it."""
+    rest, faces = body[3], body[2][-1].faces
+    rise = 5.0 * np.clip((rest[:, 1] - 10.0) / 30.0, 0, 1)
+    scan = surface_of(rest + rise[:, None] * vertex_normals(rest, faces), faces)
+    top = rest[rest[:, 1].argmax()]
+    marked = np.linalg.norm(rest - top, axis=1) < 12.0
+    return dataclasses.replace(scan, bare=(~marked).astype(float)), marked, rise
+
+
+def upper_half(body):
+    return {"hair_prone": body[0][:, 1] > 10.0}
+
+
+def test_a_scan_outside_the_scalp_is_hair(body, swollen):
+    scan, _, rise = swollen
+    result = register(body, scan, trust=trust_of_regions(upper_half(body), len(body[0])))
+    risen = np.linalg.norm(result.vertices - body[3], axis=1)
+    assert (risen[rise > 4.9] < 2.0).all()
+
+
+def test_a_bald_scalp_is_followed_and_its_marks_are_bridged(body, swollen):
+    scan, marked, rise = swollen
+    result = register(body, scan, trust=trust_of_regions(upper_half(body), len(body[0]), is_bald=True))
+    followed = (rise > 4.9) & ~marked & (result.weights > 0)
+    assert followed.sum() > 0.8 * ((rise > 4.9) & ~marked).sum()
+    assert np.quantile(result.distances_mm[followed], 0.95) < 0.1
+    assert (result.weights[marked] == 0).any()
+    # The rest pose would leave a dent of 5 mm.
+    assert result.distances_mm[marked].max() < 1.0
+
+
+def test_ears_of_a_bald_head_are_trusted_as_before():
+    regions = {"hair_prone": np.array([True, True, False]), "ears": np.array([False, True, False])}
+    np.testing.assert_array_equal(trust_of_regions(regions, 3, is_bald=True).bald, [1, 0, 0])
+    np.testing.assert_array_equal(trust_of_regions(regions, 3).bald, [0, 0, 0])
 
 
 def test_a_point_cloud_with_normals_is_enough(body):
