@@ -29,6 +29,7 @@ class IngestConfig(Section):
 
     min_triangles: int = Field(500, description="fewer triangles in the main component are no head scan")
     component_share: float = Field(0.05, description="components with less than this share of the area are dropped")
+    max_landmark_distance_mm: float = Field(5.0, gt=0, description="landmarks of a file may lie this far off the scan")
 
 
 class RenderConfig(Section):

@@ -52,6 +52,10 @@ class CrashError(NphmError):
     """A library crashed the interpreter on the data of a scan, twice."""
 
 
+class LandmarkFileError(NphmError):
+    """A landmark file of the scan table cannot be read, or does not belong to its scan."""
+
+
 class TemplateError(NphmError):
     """A template or head model file is missing, damaged or of an unknown kind."""
 

@@ -33,7 +33,12 @@ class Stage:
 
 
 _STAGES = (
-    Stage("ingest", 1, artifacts=("scan.ply", "scan.json"), optional_artifacts=("texture.png",)),
+    Stage(
+        "ingest",
+        2,
+        artifacts=("scan.ply", "scan.json"),
+        optional_artifacts=("texture.png", "given_landmarks.json", "mask.npz"),
+    ),
     Stage("render", 1, needs=("ingest",), artifacts=("frontal.png", "views.npz")),
     Stage("landmarks", 1, needs=("render",), artifacts=("landmarks2d.json",)),
     Stage(

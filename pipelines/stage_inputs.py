@@ -7,16 +7,16 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from nphm_core.errors import ScanFileError
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.io.files import read_json, read_npz
 from nphm_core.io.meshes import read_mesh, write_mesh
-from nphm_core.registration.scan_surface import ScanSurface, scan_surface
+from nphm_core.registration.scan_surface import ScanSurface, scan_surface, unmasked
 from nphm_core.spaces import Similarity
 from pipelines.stage_command import Job
 
 if TYPE_CHECKING:
     from nphm_core.registration.flame_fit import ScanLandmarks
+    from nphm_core.registration.given_landmarks import GivenLandmarks
 
 
 def read_landmarks(job: Job) -> "tuple[ScanLandmarks, dict[str, Any]]":
@@ -29,32 +29,41 @@ def read_landmarks(job: Job) -> "tuple[ScanLandmarks, dict[str, Any]]":
         np.array(facts["index"], int),
         np.array(facts["points_mm"], float).reshape(-1, 3),
         np.array(facts["weight"], float),
+        are_given="given" in facts,
     )
     return landmarks, facts
 
 
+def read_given_landmarks(job: Job) -> "GivenLandmarks | None":
+    """Read what `ingest` made of the scan table's landmark file; None without one."""
+    from nphm_core.registration.given_landmarks import GivenLandmarks
+
+    path = job.folder / "given_landmarks.json"
+    return GivenLandmarks.from_json(read_json(path)) if path.is_file() else None
+
+
 def read_scan_surface(job: Job) -> ScanSurface:
     """Read the scan in mm, facing outwards, with the evidence of hair."""
-    mesh = read_mesh(job.folder / "scan.ply")
+    mesh, mask = _read_scan(job.folder)
     landmarks, facts = read_landmarks(job)
     return scan_surface(
         mesh,
         facts["mm_per_scan_unit"],
         landmarks.points_mm,
         landmarks.index,
-        keep_mask=_read_mask(job, mesh),
+        keep_mask=mask,
         flip=bool(facts.get("flip_faces", False)),
     )
 
 
 def metric_mesh(job: Job) -> Mesh:
-    """Read the scan in mm, facing outwards, with its colours."""
+    """Read the scan in mm, facing outwards, with its colours, without what its mask ignores."""
     return metric_scan(job.folder)
 
 
 def metric_scan(folder: Path) -> Mesh:
-    """Read the scan of a scan's folder in mm, facing outwards, with its colours."""
-    mesh = read_mesh(folder / "scan.ply")
+    """Read the scan of a scan's folder in mm, facing outwards, with its colours, without what its mask ignores."""
+    mesh, _ = _read_scan(folder)
     facts = read_json(folder / "landmarks3d.json")
     faces = mesh.faces[:, ::-1] if facts.get("flip_faces", False) else mesh.faces
     texture = mesh.texture
@@ -86,21 +95,7 @@ def write_template_mesh(
     write_mesh(job.out / name, Mesh(vertices, mesh_faces), facts | (more or {}))
 
 
-def _read_mask(job: Job, mesh: Mesh) -> Float[ndarray, " n"] | None:
-    """Read the optional mask: a text or .npy file, one number a vertex, 1 to use it and 0 to ignore it."""
-    path = job.row.get("mask")
-    if not path:
-        return None
-    try:
-        mask = np.load(path, allow_pickle=False) if path.endswith(".npy") else np.loadtxt(path)
-    except (OSError, ValueError) as error:
-        raise ScanFileError(
-            f"the mask cannot be read ({error}). Expected a .npy or text file with one number a vertex. "
-            f"Correct it or clear the column mask.\nScan {job.scan_id}, file {path}"
-        ) from None
-    if mask.shape != (mesh.n_vertices,):
-        raise ScanFileError(
-            f"the mask has shape {mask.shape}; expected one number for each of {mesh.n_vertices} vertices. Make it "
-            f"from the scan as delivered, or clear the column mask.\nScan {job.scan_id}, file {path}"
-        )
-    return mask.astype(float)
+def _read_scan(folder: Path) -> tuple[Mesh, Float[ndarray, " n"] | None]:
+    """Read the scan without what its mask ignores, and the mask of what is left."""
+    mesh, path = read_mesh(folder / "scan.ply"), folder / "mask.npz"
+    return unmasked(mesh, read_npz(path)["keep"]) if path.is_file() else (mesh, None)

@@ -81,18 +81,20 @@ class ScanLandmarks3D:
     barycentric: Float[ndarray, "n 3"]
     spread_mm: Float[ndarray, " n"]
     weight: Float[ndarray, " n"]
-    """In (0, 1], from the spread; the template's own weights are not in it."""
+    """In (0, 1], from the spread, for detected ones; the template's own weights are not in it."""
     T_head_metric: Similarity
     """To the upright head at the template's origin, mm; scale 1."""
     size: float
     """Size of the face relative to the template's; 1 by choice where the unit is arbitrary."""
     residual_mm: float
     """Median distance to the rigidly aligned template's landmarks."""
+    given: Bool[ndarray, " n"] | None = None
+    """Those that a person gave, of weight GIVEN_WEIGHT and no spread; None without a landmark file."""
 
     @property
     def quality(self) -> dict[str, Any]:
         """Give the numbers for the record."""
-        return {
+        return ({} if self.given is None else {"n_given": int(self.given.sum())}) | {
             "n_landmarks": len(self.index),
             "spread_median_mm": float(np.median(self.spread_mm)),
             "template_residual_mm": self.residual_mm,
@@ -103,7 +105,7 @@ class ScanLandmarks3D:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain facts for landmarks3d.json."""
-        return {
+        return ({} if self.given is None else {"given": self.given}) | {
             "unit": self.unit,
             "mm_per_scan_unit": self.mm_per_scan_unit,
             "index": self.index,
@@ -149,7 +151,7 @@ def backproject(
     points_mm = found.points[good] * mm_per_unit
     pose = robust_alignment(points_mm, target, weight, with_scale=False)
     off = np.linalg.norm(pose.apply(points_mm) - target, axis=1)
-    near = off <= _off_limits(index[good], template_points_mm)
+    near = off <= off_limits(index[good], template_points_mm)
     kept = good[near]
     _check_parts(index[kept], index, CERTAIN_GROUPS)
     _check_forehead(caster, index[kept], found.points[kept])
@@ -318,7 +320,7 @@ def _check_parts(kept: Int[ndarray, " n_kept"], index: Int[ndarray, " n"], parts
             )
 
 
-def _off_limits(index: Int[ndarray, " n"], template_points_mm: dict[int, Float[ndarray, " 3"]]) -> Float[ndarray, " n"]:
+def off_limits(index: Int[ndarray, " n"], template_points_mm: dict[int, Float[ndarray, " 3"]]) -> Float[ndarray, " n"]:
     """Give how far each landmark may lie from the rigidly aligned template's."""
     height = np.array([template_points_mm[int(i)][1] for i in index])
     nose = template_points_mm.get(_SUBNASALE, np.full(3, -np.inf))[1]

@@ -78,16 +78,16 @@ def fit_face(
         return FaceFit(Similarity.identity(), np.inf, np.inf, seen, 0.0, 0.0)
     corners = drawable.vertices[drawable.faces[hits.face[hit]]]
     points = np.einsum("nk,nkc->nc", hits.barycentric[hit], corners)
-    fit, residual = _robust_fit(shape[hit], points)
-    _, hollow = _robust_fit(shape[hit] * [1, 1, -1], points)
+    fit, residual = fit_shape(shape[hit], points)
+    _, hollow = fit_shape(shape[hit] * [1, 1, -1], points)
     towards = np.einsum("ij,ij->i", np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]),
                         camera.position - points)  # fmt: skip
     cosine = float(np.clip(fit.rotation[:, 2] @ camera.axes[2], -1, 1))
     return FaceFit(fit, residual, hollow, seen, float(np.arccos(cosine)), float((towards < 0).mean()))
 
 
-def _robust_fit(shape: ndarray, points: ndarray) -> tuple[Similarity, float]:
-    """Align the shape to points, the worst fifth left out; give the median residual in the shape's unit."""
+def fit_shape(shape: ndarray, points: ndarray) -> tuple[Similarity, float]:
+    """Align a shape to points, the worst fifth left out; give the median residual of all in the shape's unit."""
     kept = np.ones(len(shape), bool)
     for _ in range(3):
         fit = align_points(shape[kept], points[kept])

@@ -29,6 +29,7 @@ _MM_PER_METRE = 1000.0
 # How far the vertices of a region are trusted to follow a scan; where regions overlap the smallest weight wins.
 _REGION_WEIGHT = {"scalp": 0.3, "neck": 0.3, "ears": 0.4, "eyeballs": 0.0, "mouth_interior": 0.0, "boundary": 0.0}
 _MIN_LANDMARKS = 12
+_MIN_GIVEN_LANDMARKS = 4
 _N_EARLY, _N_LATE = 1200, 3500
 _LATE_STEPS = 4
 _FINAL_GATE_MM = 3.0
@@ -42,7 +43,9 @@ class ScanLandmarks:
     """MediaPipe's numbering."""
     points_mm: Float[ndarray, "n 3"]
     weight: Float[ndarray, " n"]
-    """In [0, 1]."""
+    """Relative: only the proportions count."""
+    are_given: bool = False
+    """A person gave some of them: a few are enough then."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ def fit_flame(
     """Fit the template's head model to a scan.
 
     `identity` keeps those coefficients as they are (another scan of the same subject gave them); `fit_scale` is for
-    scans without a unit. Raises RegistrationError where scan and template share fewer than 12 landmarks, or where the
-    fit ends far from the scan.
+    scans without a unit. Raises RegistrationError where scan and template share fewer than 12 landmarks (4 if a person
+    gave some), or where the fit ends far from the scan.
     """
     model = template.model
     problem = FitProblem(
@@ -166,9 +169,10 @@ def _landmark_pairs(template: Template, landmarks: ScanLandmarks) -> LandmarkPai
     position[landmarks.index] = landmarks.points_mm
     shared = weight[embedding.index] * embedding.weight
     use = (shared > 0) & np.isfinite(position[embedding.index]).all(axis=1)
-    if use.sum() < _MIN_LANDMARKS:
+    needed = _MIN_GIVEN_LANDMARKS if landmarks.are_given else _MIN_LANDMARKS
+    if use.sum() < needed:
         raise RegistrationError(
-            f"scan and template share {int(use.sum())} landmarks; at least {_MIN_LANDMARKS} are needed. Look at the "
+            f"scan and template share {int(use.sum())} landmarks; at least {needed} are needed. Look at the "
             "landmarks in quality.png: a scan without a clearly visible face cannot be registered."
         )
     corners = template.model.faces[embedding.face[use]]

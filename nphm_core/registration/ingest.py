@@ -81,6 +81,14 @@ def ingest_scan(scan: ScanFile, settings: IngestConfig, path: Path) -> IngestedS
     return IngestedScan(mesh, facts | _measures(mesh), tuple(log.notes), tuple(log.warnings))
 
 
+def kept_vertices(delivered: Mesh, ingested: Mesh) -> Int[ndarray, " n"]:
+    """Give the delivered vertex that each ingested one was; of points at one place the last."""
+    if delivered.n_vertices == ingested.n_vertices:
+        return np.arange(delivered.n_vertices)
+    row_of = {row.tobytes(): k for k, row in enumerate(np.ascontiguousarray(delivered.vertices))}
+    return np.array([row_of[row.tobytes()] for row in np.ascontiguousarray(ingested.vertices)], int)
+
+
 def _refusal(what: str, path: Path) -> ScanFileError:
     return scan_file_error(what, "Export the scan again, or exclude it in the scan table", path)
 

