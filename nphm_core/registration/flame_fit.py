@@ -103,7 +103,7 @@ def fit_flame(
         identity=identity,
         fit_scale=fit_scale,
     )
-    state, energies = _solve(problem, _start(problem, identity), template.regions["scalp"], settings, rng)
+    state, energies = _solve(problem, _start(problem, identity), template.regions, settings, rng)
     return _result(problem, template, state, tuple(energies), settings)
 
 
@@ -136,14 +136,18 @@ def schedule(settings: FlameFitConfig) -> list[FitStep]:
 
 
 def _solve(
-    problem: FitProblem, state: FitState, scalp: ndarray, settings: FlameFitConfig, rng: np.random.Generator
+    problem: FitProblem,
+    state: FitState,
+    regions: dict[str, ndarray],
+    settings: FlameFitConfig,
+    rng: np.random.Generator,
 ) -> tuple[FitState, list[float]]:
     steps = schedule(settings)
     early, late = problem.choose_vertices(_N_EARLY, rng), problem.choose_vertices(_N_LATE, rng)
     energies = []
     for i, step in enumerate(steps):
         if i == len(steps) // 2:
-            problem.look_for_hair(state, scalp)
+            problem.look_for_hair(state, regions["scalp"], regions["face"])
         sample = late if i >= len(steps) - _LATE_STEPS else early
         pairs = problem.correspond(state, sample, step) if step.data else None
         hessian, gradient = problem.normal_equations(state, sample, pairs, step)

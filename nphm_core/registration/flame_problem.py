@@ -13,7 +13,7 @@ from numpy.random import Generator
 
 from nphm_core.geometry.closest import Closest, ClosestPoints
 from nphm_core.geometry.mesh import face_normals, vertex_normals
-from nphm_core.registration.scan_surface import ScanSurface
+from nphm_core.registration.scan_surface import ScanSurface, bend_per_mm
 from nphm_core.spaces import Similarity
 from nphm_core.template.model import Coefficients, HeadModel, ModelSubset
 from nphm_core.template.rotations import cross_matrices, rotation_matrices
@@ -34,6 +34,8 @@ _HAIR_KERNEL_MM = 1.0
 _HAIR_REACH_MM = 30.0
 _BALD_SHARE = 0.55
 _BALD_DISTANCE_MM = 6.0
+# A bald scalp bends 0.15 to 0.51 times as much as the face on our scans, hair 0.5 to 1.
+_BALD_BEND = 0.6
 _LOG_SCALE_STD = 0.04
 _MIN_NORMAL_COS = 0.5
 
@@ -109,8 +111,10 @@ class FitProblem:
         self.bald = False
         self.start_scale = 1.0
 
-    def look_for_hair(self, state: FitState, scalp: Bool[ndarray, " n_vertices"]) -> None:
-        """Decide whether the head is bald: the scan over the scalp has the skin's colour and lies near the model.
+    def look_for_hair(
+        self, state: FitState, scalp: Bool[ndarray, " n_vertices"], face: Bool[ndarray, " n_vertices"]
+    ) -> None:
+        """Decide whether the head is bald: the scan over the scalp has the skin's colour, lies near, and is smooth.
 
         Call it while the fit rests on the face. Colour alone mistakes hair of the skin's tone, and distance alone a
         large skull for a small one; shape does not tell a bald skull from a smooth cap, so without colour it is no.
@@ -120,9 +124,18 @@ class FitProblem:
         posed = state.T_metric_model.apply(self.model.posed(state.coefficients))
         hit = self.tree.query(posed[scalp], _HAIR_REACH_MM)
         found = hit.face >= 0
-        if found.any():
-            like_skin = (self._bare(hit)[found] > 0.8).mean()
-            self.bald = bool(like_skin > _BALD_SHARE and np.median(hit.distance[found]) < _BALD_DISTANCE_MM)
+        if not found.any():
+            return
+        like_skin = (self._bare(hit)[found] > 0.8).mean()
+        if like_skin > _BALD_SHARE and np.median(hit.distance[found]) < _BALD_DISTANCE_MM:
+            on_face = self.tree.query(posed[face], _BALD_DISTANCE_MM)
+            bends = [bend_per_mm(self.scan, self._scan_points(side.face)) for side in (hit, on_face)]
+            self.bald = bool(bends[0] < _BALD_BEND * bends[1])
+
+    def _scan_points(self, faces: Int[ndarray, " n"]) -> Int[ndarray, " k"]:
+        """Give the scan's vertices at closest triangles, or the closest points of a cloud; -1 stands for none."""
+        found = np.unique(faces[faces >= 0])
+        return np.unique(self.scan.faces[found]) if len(self.scan.faces) else found
 
     def choose_vertices(self, n_data: int, rng: Generator) -> "FitSample":
         """Choose data vertices at random, by weight, and join the landmarks' corners."""

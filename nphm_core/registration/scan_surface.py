@@ -25,6 +25,7 @@ _MAX_LOOK_DISTANCE = 2.3
 _MIN_CONTRAST = 15.0
 # Roughness: mean angle between neighbours' normals, where hair begins and where it is certain.
 _ROUGH_RAD = (0.25, 0.55)
+_BEND_NEIGHBOURS = 8
 MASKED_BELOW = 0.5
 """Vertices with less in a mask file are ignored altogether; what is above is how far a vertex is bare."""
 
@@ -88,6 +89,22 @@ def unmasked(mesh: Mesh, keep_mask: Float[ndarray, " n"]) -> tuple[Mesh, Float[n
     if mesh.n_faces:
         return select_faces(mesh, keep[mesh.faces].all(axis=1)), keep_mask
     return select_points(mesh, keep), keep_mask[keep]
+
+
+def bend_per_mm(scan: ScanSurface, points: Int[ndarray, " k"]) -> float:
+    """Give how much the surface bends around some of its points: median angle to the next points' normals, rad/mm.
+
+    Without points it is 0.
+    """
+    from scipy.spatial import cKDTree
+
+    if not len(points):
+        return 0.0
+    used = np.unique(scan.faces) if len(scan.faces) else np.arange(len(scan.vertices))
+    distance, near = cKDTree(scan.vertices[used]).query(scan.vertices[points], k=min(_BEND_NEIGHBOURS + 1, len(used)))
+    cosine = (scan.normals[used[near]] * scan.normals[points][:, None]).sum(2)
+    angle = np.arccos(np.clip(cosine, -1, 1)).sum(1)
+    return float(np.median(angle / np.maximum(distance.sum(1), 1e-9)))
 
 
 def vertex_colours(mesh: Mesh) -> UInt8[ndarray, "n 3"] | None:

@@ -1,16 +1,19 @@
 """The head-model fit on a toy head whose coefficients are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from nphm_core.config import FlameFitConfig
 from nphm_core.errors import RegistrationError
 from nphm_core.geometry.closest import ClosestPoints
-from nphm_core.geometry.mesh import Mesh
+from nphm_core.geometry.mesh import Mesh, vertex_normals
 from nphm_core.geometry.subdivision import loop_subdivision
 from nphm_core.registration.flame_fit import FlameFit, ScanLandmarks, fit_flame
 from nphm_core.registration.flame_problem import FitProblem, FitState, FitStep, LandmarkPairs
-from nphm_core.registration.scan_surface import scan_surface
+from nphm_core.registration.scan_surface import ScanSurface, bend_per_mm, scan_surface
 from nphm_core.spaces import Similarity
 from nphm_core.template.model import Coefficients
 
@@ -138,3 +141,30 @@ def test_gradient_is_that_of_the_energy(toy_template):
         down = problem.energy(problem.moved(state, sample, -delta), sample, found, step)
         # The log scale has a prior on the step only, which the energy leaves out.
         assert (up - down) / (4 * small) == pytest.approx(gradient[k], rel=2e-3, abs=0.05)
+
+
+@pytest.mark.parametrize(("rough", "bald"), [("face", True), ("scalp", False)])
+def test_a_skin_coloured_scalp_is_bald_only_if_it_is_smoother_than_the_face(toy_template, rough, bald):
+    scan, landmarks, truth = _scan(toy_template, _coefficients())
+    near = cKDTree(truth[toy_template.regions[rough]]).query(scan.vertices)[0] < 4.0
+    noise_mm = 0.6 * np.random.default_rng(0).standard_normal(len(scan.vertices)) * near
+    vertices = scan.vertices + noise_mm[:, None] * scan.normals
+    coloured = dataclasses.replace(
+        scan,
+        vertices=vertices,
+        normals=vertex_normals(vertices, scan.faces),
+        evidence="colour",
+        bare=np.ones(len(near)),
+    )
+    assert _fit(toy_template, coloured, landmarks).bald is bald
+    assert not _fit(toy_template, dataclasses.replace(coloured, evidence="roughness"), landmarks).bald
+
+
+def test_a_sphere_bends_by_the_inverse_of_its_radius():
+    points = np.random.default_rng(0).standard_normal((4000, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    none = np.zeros((0, 3), int)
+    cloud = ScanSurface(50.0 * points, none, points, np.zeros(4000, bool), np.ones(4000), "none")
+    # On a circle the angle between normals is the distance over the radius.
+    assert bend_per_mm(cloud, np.arange(100)) == pytest.approx(1 / 50, rel=0.01)
+    assert bend_per_mm(cloud, np.arange(0)) == 0.0
