@@ -51,17 +51,30 @@ def drawn_tiles(p95_mm: float, rng: np.random.Generator, height: int = 96) -> Re
 
 def write_scan(results: Path, scan_id: str, rng: np.random.Generator, head: Mesh, p95_mm: float | None) -> None:
     """Write what a gallery reads of one scan; without a distance it has failed at `landmarks`."""
-    folder = results / "scans" / scan_id
-    folder.mkdir(parents=True, exist_ok=True)
-    failed = p95_mm is None
+    write_records(results, scan_id, rng, p95_mm)
+    write_pictures(results, scan_id, rng, head, p95_mm)
+
+
+def write_records(results: Path, scan_id: str, rng: np.random.Generator, p95_mm: float | None) -> None:
+    """Write the records of one scan, and its measures by region."""
     for name in STAGES:
-        ok = not failed or name in ("ingest", "render")
+        ok = p95_mm is not None or name in ("ingest", "render")
         status = "ok" if ok else "failed" if name == "landmarks" else "blocked"
         record = {"scan": scan_id, "stage": name, "status": status}
         record |= {"reason": "" if ok else "no face was found in 107 pictures", "warnings": [], "artifacts": {}}
         record["metrics"] = {"residual_mm": round(float(rng.gamma(4, 0.1)), 4), "n_points": int(rng.integers(90, 99))}
         write_record(results, scan_id, name, record if name != "evaluate" else record | _evaluated(p95_mm, rng))
-    if failed:
+    if p95_mm is not None:
+        summary = {"median_mm": round(p95_mm / 3, 4), "p95_mm": round(p95_mm, 4)}
+        regions = {name: {"distance": summary, "matched_share": 0.93} for name in ("face", "left_ear")}
+        path = results / "scans" / scan_id / "metrics.json"
+        path.write_text(json.dumps({"surface": {"regions": regions}}))
+
+
+def write_pictures(results: Path, scan_id: str, rng: np.random.Generator, head: Mesh, p95_mm: float | None) -> None:
+    """Write what a gallery shows of one scan."""
+    folder = results / "scans" / scan_id
+    if p95_mm is None:
         picture = rng.integers(60, 200, (80, 60, 3)).astype(np.uint8)
         (folder / "quality_card.webp").write_bytes(card_of_picture(picture))
         return
@@ -74,12 +87,6 @@ def write_scan(results: Path, scan_id: str, rng: np.random.Generator, head: Mesh
         n_scan_vertices=300, colour_max_mm=0.5,
     )  # fmt: skip
     (folder / "quality_3d.js").write_text(script)
-    summary = {"median_mm": round(p95_mm / 3, 4), "p95_mm": round(p95_mm, 4)}
-    regions = {
-        "face": {"distance": summary, "matched_share": 0.93},
-        "left_ear": {"distance": summary, "matched_share": 0.7},
-    }
-    (folder / "metrics.json").write_text(json.dumps({"surface": {"regions": regions}}))
 
 
 def _evaluated(p95_mm: float | None, rng: np.random.Generator) -> dict:
