@@ -4,6 +4,7 @@ from snakemake.utils import min_version
 
 from workflow.model_planning import ModelPlan
 from workflow.planning import Plan, use_this_python
+from workflow.progress import tell_progress
 from workflow.run_guard import RunGuard, stage_priority
 
 min_version("9.27")
@@ -16,6 +17,7 @@ use_this_python(workflow.basedir)
 plan = Plan(config, workflow, ancient)
 models = ModelPlan(plan)
 guard = RunGuard(plan, workflow)
+tell_progress(plan, workflow)
 
 
 wildcard_constraints:

@@ -87,6 +87,9 @@ def test_rejected_scans_and_only_what_depends_on_them_are_made_again(clone):
         ["B/rest", "rejected", "the eyes are open"],
     ]
     clone.set_config(VERDICTS)
+    plan = clone.snakemake("--dry-run", *TARGETS)
+    assert "all stages of 2 scans" in plan
+    assert "rejected by hand: the eyes are open: B/rest" in plan
     of_scans, others = planned(clone)
     # B's identity came from the rejected neutral; nothing of A came from A's smile.
     assert of_scans == of_scan("B/open", *STAGES) | of_scan("B/smile", *STAGES)

@@ -86,6 +86,7 @@ def test_a_scan_without_a_face_stops_no_other_and_is_named_at_the_end(first_run)
     for scan in ("A/rest", "A/open"):
         assert clone.artifact(scan, "registered.ply").is_file()
     assert not clone.artifact("B/rest", "registered.ply").exists()
+    assert "all stages of all 3 scans" in output
     end = output[output.rindex("Every scan has its verdict") :]
     assert "B/rest" in end
     assert "landmarks" in end

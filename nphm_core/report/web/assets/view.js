@@ -131,7 +131,7 @@ view.draw = function () {
   gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
   gl.enable(gl.DEPTH_TEST);
   const half = Math.tan(0.3), aspect = canvas.width / canvas.height;
-  const distance = 0.8 * view.radius / Math.min(half, half * aspect) / view.zoom;
+  const distance = 0.88 * view.radius / Math.min(half, half * aspect) / view.zoom;
   const near = distance / 50, far = distance * 4;
   const projection = [1 / (half * aspect), 0, 0, 0, 0, 1 / half, 0, 0, 0, 0, (far + near) / (near - far), -1,
     0, 0, 2 * far * near / (near - far), 0];
