@@ -1,6 +1,6 @@
 """Fit a trained head model to scans: mesh, codes and pose of each, and a picture of how well it fits.
 
-    python -m pipelines.fit --model DIR scan.ply [scan2.ply ...] --template FOLDER --out DIR
+    python -m pipelines.fit scan.ply [scan2.ply ...] --out DIR [--model DIR]
 
 The face is found in every scan first, so nothing has to be aligned by hand; where there is none, as in a small part of
 a head, the pose is searched for with the mean head. Scans of one call are expressions of one subject and share its
@@ -17,10 +17,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nphm_core.config import FitConfig, read_section
+from nphm_core.config import FitConfig, TemplateConfig, read_section
 from nphm_core.errors import ConfigError, FittingError, NphmError
+from nphm_core.models.pretrained import pretrained_folder
 from nphm_core.spaces import MM_PER_UNIT
 from pipelines.stage_command import settings_json
+from pipelines.template import cached_template
 
 if TYPE_CHECKING:
     from pipelines.fit_inputs import FitInput
@@ -42,10 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "--align is for scan files; with --results the artifacts of the run are used. Leave it out"
             )
         if options.results is None and options.align == "faces" and options.template is None:
-            raise ConfigError(
-                "no --template is given; expected the folder of the template whose landmarks the face is found with. "
-                "Make it with `python -m pipelines.template`, or give --align none"
-            )
+            options.template = cached_template(options.cache, TemplateConfig())
         with tempfile.TemporaryDirectory() as folder:
             scans, failed = _read_scans(options, Path(folder))
             n_fitted = fit_scans(scans, failed, options, settings)
@@ -121,9 +120,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m pipelines.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("scans", nargs="+", metavar="SCAN", help="scan files; with --results SUBJECT/EXPRESSION")
-    parser.add_argument("--model", required=True, type=Path, help="folder of the trained model")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=pretrained_folder(),
+        help="folder of a trained model, by default ours",
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
-    parser.add_argument("--template", type=Path, help="folder of the template, for the landmarks and its mesh")
+    parser.add_argument(
+        "--template", type=Path, help="folder of the model's template; by default the embedded one, built once"
+    )
+    parser.add_argument("--cache", default=".cache", help="where the embedded template is kept")
     parser.add_argument("--results", type=Path, help="folder of a run: use what it has of the scans")
     parser.add_argument("--unit", default="auto", choices=_UNITS, help="unit of the files (auto: found with the face)")
     parser.add_argument(

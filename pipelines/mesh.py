@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nphm_core.errors import CheckpointError, ConfigError, NphmError
+from nphm_core.models.pretrained import pretrained_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -244,7 +245,12 @@ def _scaled(points: Any, scale: float) -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines.mesh", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a trained model")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=pretrained_folder(),
+        help="folder of a trained model, by default ours",
+    )
     parser.add_argument("--out", type=Path, required=True, help="PLY to write")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--identity", default=MEAN, metavar="NAME|FILE", help="subject, file of codes, or `mean`")
