@@ -19,18 +19,40 @@ _AHEAD = re.compile(r"^\w+ \S+: (\S+): made (\w+) ahead, (\d+\.\d+) CPU seconds$
 
 
 def run_stage(
-    stage: str, results: Path, scan_ids: Sequence[str], *, table: Path | None = None, template: Path | None = None
+    stage: str,
+    results: Path,
+    scan_ids: Sequence[str],
+    *,
+    table: Path | None = None,
+    template: Path | None = None,
+    peaks_mb: dict[str, float] | None = None,
 ) -> dict[str, float]:
-    """Run one stage's command on scans in one process; give the CPU seconds of each scan, imports not counted."""
+    """Run one stage's command on scans in one process; give the CPU seconds of each scan, imports not counted.
+
+    `peaks_mb` gets the largest memory that one of its processes had in RAM, under the stage's name.
+    """
     command = [sys.executable, "-m", f"pipelines.{stage}", "--results", str(results)]
     if stage == "ingest":
         command += ["--table", str(table), "--canonical", "closed"]
     if STAGES[stage].uses_template:
         command += ["--template", str(template)]
-    done = subprocess.run([*command, *scan_ids], stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"the stage {stage} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return {scan_id: float(cpu_s) for scan_id, cpu_s in _CPU.findall(done.stderr)}
+    text, peak_mb = _run([*command, *scan_ids], stage)
+    if peaks_mb is not None:
+        peaks_mb[stage] = peak_mb
+    return {scan_id: float(cpu_s) for scan_id, cpu_s in _CPU.findall(text)}
+
+
+def _run(command: Sequence[str], stage: str, environment: dict[str, str] | None = None) -> tuple[str, float]:
+    """Run a command; give what it logs, and the peak memory in MB of the largest process."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    text = process.stderr.read()
+    process.stderr.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"the stage {stage} ended with {process.returncode}: {text[-2000:]}")
+    return text, usage.ru_maxrss / 1024
 
 
 def run_rule(
@@ -44,13 +66,9 @@ def run_rule(
     if STAGES[stage].uses_template:
         command += ["--template", plan.template]
     environment = os.environ | {VARIABLE: plan.to_text()}
-    done = subprocess.run([*command, scan_id], stderr=subprocess.PIPE, text=True, env=environment)
-    if done.returncode != 0:
-        raise RuntimeError(f"the stage {stage} ended with {done.returncode}: {done.stderr[-2000:]}")
-    own = dict.fromkeys(
-        [] if "nothing to do" in done.stderr else [stage], sum(float(m[1]) for m in _CPU.findall(done.stderr))
-    )
-    return own | {name: float(cpu_s) for _, name, cpu_s in _AHEAD.findall(done.stderr)}
+    text, _ = _run([*command, scan_id], stage, environment)
+    own = dict.fromkeys([] if "nothing to do" in text else [stage], sum(float(m[1]) for m in _CPU.findall(text)))
+    return own | {name: float(cpu_s) for _, name, cpu_s in _AHEAD.findall(text)}
 
 
 def run_stages(
