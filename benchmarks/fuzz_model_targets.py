@@ -64,9 +64,9 @@ def _checkpoint() -> dict[str, bytes]:
     from nphm_core.models.identity_field import build_identity_field
     from nphm_core.models.neural_head import NeuralHead
 
-    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=8, n_hidden_anchors=8, n_layers=3)
+    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=48, n_hidden_anchors=8, n_layers=3)
     field = build_identity_field(settings, torch.zeros(39, 3))
-    more = ExpressionModelConfig(n_expression=4, n_condition=2, n_hidden=8, n_layers=3)
+    more = ExpressionModelConfig(n_expression=4, n_condition=2, n_hidden=48, n_layers=3)
     head = NeuralHead(
         field,
         ExpressionField(more, field.n_code),
@@ -100,7 +100,7 @@ def _released() -> bytes:
     from nphm_core.models.neural_head import NeuralHead
     from nphm_core.models.released import write_released
 
-    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=8, n_hidden_anchors=8, n_layers=3)
+    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=48, n_hidden_anchors=8, n_layers=3)
     field = build_identity_field(settings, torch.zeros(39, 3))
     head = NeuralHead(field, None, identity_codes=torch.zeros(1, field.n_code), expression_codes=None, subjects=("a",))
     with TemporaryDirectory() as folder:
@@ -152,7 +152,8 @@ def model_targets(npy: Callable[[Any], bytes], npz: Callable[..., bytes]) -> lis
     """Give the readers; `npy` and `npz` write arrays."""
     record = {"scan": "a/b", "stage": "arap", "status": "ok", "reason": "", "metrics": {}, "key": "k"}
     record["artifacts"] = {"registered.ply": {"bytes": 3, "sha256": "0"}}
-    rows = b"subject\texpression\trole\tcanonical\treason\tsdf_sha256\tdelta_sha256\tregistered_sha256\na\tb\ttrain\tyes\t\t\t\t\n"
+    rows = b"subject\texpression\trole\tcanonical\treason\tsdf_sha256\tdelta_sha256\tregistered_sha256\n"
+    rows += b"a\tb\ttrain\tyes\t\t\t\t\n"
     return [
         Target("FLAME pickle", "flame.pkl", _pickle_seeds, _head_model),
         Target("FLAME npz", "flame.npz", lambda: [npz(**_flame())], _head_model),

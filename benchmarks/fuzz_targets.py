@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 LIMIT_S = 10.0
-LIMIT_MB = 1500
+LIMIT_MB = 4000
 
 _NUMBERS = (b"0", b"-1", b"1", b"3", b"255", b"1e308", b"nan", b"-inf", b"1000000000000", b"2147483648", b"1" * 30)
 _WORDS = (b"../../x", b"/etc/passwd", b"\x00", b"\xff\xfe", b"\t", b"\n", b'"', b"[" * 2000, b"None", b"true", b"//")
@@ -202,14 +202,15 @@ def _verdicts(path: Path) -> Any:
 
 
 def _mask(path: Path) -> Any:
-    from nphm_core.geometry.mesh import Mesh
-    from pipelines import stage_inputs
+    from nphm_core.io.mask_file import read_mask_file
 
-    class Row:
-        row: dict[str, str] = {"mask": str(path)}  # noqa: RUF012
-        scan_id = "a/b"
+    return read_mask_file(path, 5)
 
-    return stage_inputs._read_mask(Row(), Mesh(np.zeros((5, 3)), np.empty((0, 3), np.int64)))  # type: ignore[arg-type]
+
+def _landmarks(path: Path) -> Any:
+    from nphm_core.io.landmark_file import read_landmark_file
+
+    return read_landmark_file(path)
 
 
 def _scale(path: Path) -> Any:
@@ -241,19 +242,29 @@ def _config(path: Path) -> Any:
     return read_section(Config, data) if isinstance(data, dict) else None
 
 
+_PICKED = (
+    b"<!DOCTYPE PickedPoints>\n<PickedPoints>\n <DocumentData/>\n"
+    b' <point name="nose" active="1" x="1.5" y="2" z="3"/>\n <point name="chin" active="0" x="1" y="2" z="3"/>\n'
+    b"</PickedPoints>\n"
+)
+
+
 def _table_targets() -> list[Target]:
     table = (
         b"subject\texpression\tneutral\tpath\tunit\texclude\treason\tlandmarks\tmask\ttexture\ttexture_origin\n"
         b"S1\trest\tclosed\ta.ply\tmm\t\t\tl.json\tm.npy\tt.png\ttop\nS1\tsmile\t\tb.ply\t\tyes\tblurred\t\t\t\t\n"
     )
-    config = (
-        b"scans: a.tsv\nseed: 3\narap: {stiffness_end: 0.2, iterations: [4, 4]}\nheld_out: [a]\ntemplate: {source: x}\n"
-    )
+    config = b"scans: a.tsv\nseed: 3\narap: {stiffness_end: 0.2, iterations: [4, 4]}\nheld_out: [a]\n"
     return [
         Target("scan table", "scans.tsv", lambda: [table, b"\xef\xbb\xbf" + table], _table),
         Target("verdicts", "v.tsv", lambda: [b"scan\tverdict\tnote\tresult\nS1/rest\trejected\tbad\tabc\n"], _verdicts),
         Target("mask", "mask.npy", lambda: [_npy(np.ones(5)), _npy(np.ones(5, bool))], _mask),
         Target("mask as text", "mask.txt", lambda: [b"1\n0\n1\n1\n0\n"], _mask),
+        Target(
+            "landmarks JSON", "l.json", lambda: [b'{"nose": [1, 2, 3.5], "chin": null}', b"[[1, 2, 3]]"], _landmarks
+        ),
+        Target("landmarks text", "l.csv", lambda: [b"name,x,y,z\nnose,1,2,3\nchin 1 2 3\n"], _landmarks),
+        Target("picked points", "l.pp", lambda: [_PICKED], _landmarks),
         Target("NPHM scale", "s.npy", lambda: [_npy(np.array([0.004])), _npy(np.float32(0.004))], _scale),
         Target("NPHM neutrals", "neutrals_open.json", lambda: [b'{"17": 1, "18": -1}'], _neutrals, _make_layout),
         Target("config", "config.yaml", lambda: [config], _config),

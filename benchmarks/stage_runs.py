@@ -25,34 +25,18 @@ def run_stage(
     *,
     table: Path | None = None,
     template: Path | None = None,
-    peaks_mb: dict[str, float] | None = None,
+    canonical: str = "closed",
 ) -> dict[str, float]:
-    """Run one stage's command on scans in one process; give the CPU seconds of each scan, imports not counted.
-
-    `peaks_mb` gets the largest memory that one of its processes had in RAM, under the stage's name.
-    """
+    """Run one stage's command on scans in one process; give the CPU seconds of each scan, imports not counted."""
     command = [sys.executable, "-m", f"pipelines.{stage}", "--results", str(results)]
     if stage == "ingest":
-        command += ["--table", str(table), "--canonical", "closed"]
+        command += ["--table", str(table), "--canonical", canonical]
     if STAGES[stage].uses_template:
         command += ["--template", str(template)]
-    text, peak_mb = _run([*command, *scan_ids], stage)
-    if peaks_mb is not None:
-        peaks_mb[stage] = peak_mb
-    return {scan_id: float(cpu_s) for scan_id, cpu_s in _CPU.findall(text)}
-
-
-def _run(command: Sequence[str], stage: str, environment: dict[str, str] | None = None) -> tuple[str, float]:
-    """Run a command; give what it logs, and the peak memory in MB of the largest process."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    text = process.stderr.read()
-    process.stderr.close()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"the stage {stage} ended with {process.returncode}: {text[-2000:]}")
-    return text, usage.ru_maxrss / 1024
+    done = subprocess.run([*command, *scan_ids], stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"the stage {stage} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return {scan_id: float(cpu_s) for scan_id, cpu_s in _CPU.findall(done.stderr)}
 
 
 def run_rule(
@@ -66,19 +50,30 @@ def run_rule(
     if STAGES[stage].uses_template:
         command += ["--template", plan.template]
     environment = os.environ | {VARIABLE: plan.to_text()}
-    text, _ = _run([*command, scan_id], stage, environment)
-    own = dict.fromkeys([] if "nothing to do" in text else [stage], sum(float(m[1]) for m in _CPU.findall(text)))
-    return own | {name: float(cpu_s) for _, name, cpu_s in _AHEAD.findall(text)}
+    done = subprocess.run([*command, scan_id], stderr=subprocess.PIPE, text=True, env=environment)
+    if done.returncode != 0:
+        raise RuntimeError(f"the stage {stage} ended with {done.returncode}: {done.stderr[-2000:]}")
+    own = dict.fromkeys(
+        [] if "nothing to do" in done.stderr else [stage], sum(float(m[1]) for m in _CPU.findall(done.stderr))
+    )
+    return own | {name: float(cpu_s) for _, name, cpu_s in _AHEAD.findall(done.stderr)}
 
 
 def run_stages(
-    stages: Iterable[str], results: Path, scan_ids: Sequence[str], *, table: Path, template: Path | None = None
+    stages: Iterable[str],
+    results: Path,
+    scan_ids: Sequence[str],
+    *,
+    table: Path,
+    template: Path | None = None,
+    canonical: str = "closed",
 ) -> dict[str, float]:
     """Run several stages; give the CPU seconds of each scan over all of them, imports not counted."""
     total = dict.fromkeys(scan_ids, 0.0)
     for stage in stages:
         print(f"{stage} on {len(scan_ids)} scans ...", file=sys.stderr, flush=True)
-        for scan_id, cpu_s in run_stage(stage, results, scan_ids, table=table, template=template).items():
+        found = run_stage(stage, results, scan_ids, table=table, template=template, canonical=canonical)
+        for scan_id, cpu_s in found.items():
             total[scan_id] += cpu_s
     return total
 

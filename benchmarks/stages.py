@@ -2,13 +2,12 @@
 
     python -m benchmarks.stages --template FOLDER --out FOLDER [--scan FILE] [--unit UNIT] [--triangles N]
 
-Without `--scan`, a synthetic head of about `--triangles` triangles (300,000) is made. Counted are user and system time of each rule's
-process and its children, interpreter and imports included. The first process works ahead, so the later ones find
-their results made; *work* is the stage's own, in whichever process. All stages run once to compile the kernels, as
-the set-up does, and then `--repeats` times, of which the best run counts: on a machine that does other work, too, the
-same work takes up to half more CPU time. With `--apart`, no process works ahead, and the peak memory of each
-stage is told. The solvers are timed in one process,
-without imports.
+Without `--scan`, a synthetic head of about `--triangles` triangles (300,000) is made. Counted are user and system time
+of each rule's process and its children, interpreter and imports included. The first process works ahead, so the later
+ones find their results made; *work* is the stage's own, in whichever process. All stages run once to compile the
+kernels, as the set-up does, and then `--repeats` times, of which the best run counts: on a machine that does other
+work, too, the same work takes up to half more CPU time. With `--apart`, no process works ahead. *Peak* is the largest
+memory of a process of the stage, as `provenance.json` has it. The solvers are timed in one process, without imports.
 """
 
 import argparse
@@ -35,6 +34,7 @@ from nphm_core.geometry.subdivision import loop_subdivision
 from nphm_core.io.files import read_json
 from nphm_core.io.meshes import read_mesh, read_scan
 from nphm_core.io.ply import write_ply
+from nphm_core.provenance import read_provenance
 from nphm_core.records import scan_folder
 from nphm_core.stages import STAGES
 from nphm_core.work_ahead import AheadPlan
@@ -71,19 +71,19 @@ def synthetic_scan(out: Path, template: Path, n_triangles: int) -> Path:
 def time_stages(results: Path, table: Path, plan: AheadPlan, *, apart: bool) -> list[tuple[str, float, float, float]]:
     """Run every stage once; give the CPU seconds of its rule's process, those of its own work, and the peak in MB."""
     shutil.rmtree(results, ignore_errors=True)
-    of_rule, of_work, peaks_mb = {}, {}, dict.fromkeys(STAGES, 0.0)
+    of_rule, of_work = {}, {}
     for stage in STAGES:
         before = children_cpu_s()
         if apart:
-            folders = {"table": table, "template": Path(plan.template)}
-            of_work[stage] = run_stage(stage, results, [SCAN_ID], **folders, peaks_mb=peaks_mb)[SCAN_ID]
+            of_work |= {stage: run_stage(stage, results, [SCAN_ID], table=table, template=Path(plan.template))[SCAN_ID]}
         else:
             of_work |= run_rule(stage, results, SCAN_ID, plan, table=table)
         of_rule[stage] = children_cpu_s() - before
         record = read_json(scan_folder(results, SCAN_ID) / "stages" / f"{stage}.json")
         if record["status"] != "ok":
             raise RuntimeError(f"the stage {stage} {record['status']}: {record['reason']}")
-    return [(stage, of_rule[stage], of_work[stage], peaks_mb[stage]) for stage in STAGES]
+    made = read_provenance(results, SCAN_ID)["stages"]
+    return [(stage, of_rule[stage], of_work[stage], made[stage]["peak_mb"]) for stage in STAGES]
 
 
 def time_solver(stage: str, results: Path, template: Path, out: Path) -> float:
@@ -141,7 +141,7 @@ def main() -> int:
     print(f"\n{mesh.n_faces:,} triangles in the scan, {registered.n_vertices:,} vertices in the registered mesh\n")
     total = (sum(row[1] for row in rows), sum(row[2] for row in rows), max(row[3] for row in rows))
     cells = [
-        (name, f"{rule_s:.2f}", f"{work_s:.2f}", f"{peak_mb:.0f}" if peak_mb else "-")
+        (name, f"{rule_s:.2f}", f"{work_s:.2f}", f"{peak_mb:.0f}")
         for name, rule_s, work_s, peak_mb in [*rows, ("all", *total)]
     ]
     print_table(("stage", "CPU s of its rule", "of its work", "peak MB"), cells)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from nphm_core.durable import sync
 from nphm_core.errors import ConfigError, NphmError, TemplateError
+from nphm_core.provenance import Stopwatch, note_provenance
 from nphm_core.records import (
     current_record,
     describe_artifact,
@@ -237,6 +238,7 @@ def attempt(
 ) -> dict[str, Any]:
     """Do a stage's work on a scan, move what it wrote into the scan's folder, and give the outcome."""
     folder = scan_folder(Path(options.results), scan_id)
+    watch = Stopwatch()
     remove_leftovers(stage, folder)
     staging = folder / f".{stage.name}.{os.getpid()}"
     staging.mkdir(parents=True)
@@ -256,7 +258,10 @@ def attempt(
     except Exception as error:
         log.exception("unexpected error: please report it with this log")
         outcome = {"status": "failed", "reason": f"internal error: {error}", "error": type(error).__name__}
-    return outcome | {"artifacts": _move_artifacts(stage, staging, folder)}
+    outcome |= {"artifacts": _move_artifacts(stage, staging, folder)}
+    facts = watch.facts() | {"status": outcome["status"], "seed": options.seed if stage.uses_seed else None}
+    note_provenance(job.results, scan_id, stage.name, stage.version, settings.model_dump(mode="json"), facts)
+    return outcome
 
 
 def _move_artifacts(stage: Stage, staging: Path, folder: Path) -> dict[str, Any]:

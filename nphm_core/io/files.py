@@ -6,7 +6,6 @@ The same content gives the same bytes, so that a checksum tells whether a result
 import hashlib
 import json
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy import ndarray
 
 from nphm_core.durable import atomic_write
 from nphm_core.errors import DamagedFileError
+from nphm_core.io.array_files import ArrayFileError, read_npz_arrays
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_bytes())
     except OSError as error:
         raise _unreadable(path, error.strerror or "unreadable") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(path, f"no JSON: {error}") from None
 
 
@@ -76,12 +76,10 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = True) -
 def read_npz(path: Path) -> dict[str, ndarray]:
     """Read all arrays of an NPZ file; pickled objects in it are refused."""
     try:
-        # Opened here: numpy leaves a damaged file open.
-        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return read_npz_arrays(path)
     except OSError as error:
         raise _unreadable(path, error.strerror or "unreadable") from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except ArrayFileError as error:
         raise _unreadable(path, f"no NPZ: {error}") from None
 
 

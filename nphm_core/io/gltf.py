@@ -8,6 +8,7 @@ import json
 import struct
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Float
@@ -31,16 +32,19 @@ def read_gltf(path: Path) -> ScanFile:
     path = Path(path)
     document = _read_document(path)
     _refuse_unreadable(document, path)
+    _refuse_outside(document, path)
     parts = [part for part in _load_parts(path) if len(part.vertices)]
     if not parts:
         raise damaged("the glTF file holds no mesh in its scene", path)
     offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
+    if any(np.asarray(part.vertices).shape[1:] != (3,) for part in parts):
+        raise damaged("the positions in the glTF file are no triples of numbers", path)
     vertices = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
     faces = np.concatenate([_faces(part) + start for part, start in zip(parts, offsets, strict=False)])
     check_faces(faces, len(vertices), path)
     keep, index = weld(vertices)
     notes = [f"glTF splits vertices at seams: {len(vertices)} were welded to {len(keep)} by exact position"]
-    if any("skin" in node or "weights" in node for node in document.get("nodes", [])):
+    if any(isinstance(node, dict) and ("skin" in node or "weights" in node) for node in _listed(document, "nodes")):
         notes.append("skins and morph targets were left out: the mesh is in its rest pose")
     colours, uv = _colours(parts), _corner_uv(parts)
     mesh = Mesh(
@@ -61,7 +65,7 @@ def _read_document(path: Path) -> dict[str, Any]:
                 raise damaged(f"the GLB file ends after {len(data)} bytes, expected more by its header", path)
             data = data[20 : 20 + length]
         document = json.loads(data)
-    except (struct.error, ValueError):
+    except (struct.error, ValueError, RecursionError):
         raise damaged("the glTF file has no JSON part that can be read", path) from None
     if not isinstance(document, dict):
         raise damaged("the glTF file's JSON part is no object", path)
@@ -77,6 +81,26 @@ def _refuse_unreadable(document: dict[str, Any], path: Path) -> None:
                 "Export it without compression, for example with Blender or gltf-transform",
                 path,
             )
+
+
+def _refuse_outside(document: dict[str, Any], path: Path) -> None:
+    """Refuse files that the scene takes from elsewhere: a scan must not make its reader open /dev/zero."""
+    entries = [entry for key in ("buffers", "images") for entry in _listed(document, key)]
+    for uri in (entry.get("uri") for entry in entries if isinstance(entry, dict)):
+        if not isinstance(uri, str) or uri.startswith("data:"):
+            continue
+        name = Path(unquote(uri).replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or "://" in uri:
+            raise scan_file_error(
+                "the glTF file takes data from outside its folder, expected them in it or beside it",
+                "Export it as one GLB file",
+                path,
+            )
+
+
+def _listed(document: dict[str, Any], key: str) -> list[Any]:
+    entries = document.get(key, [])
+    return entries if isinstance(entries, list) else []
 
 
 def _load_parts(path: Path) -> list[Any]:

@@ -1,5 +1,6 @@
 """Colour images of scans: reading, writing, and packing several into one texture."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,12 @@ from nphm_core.io.files import atomic_write
 MAX_TEXTURE_PIXELS = 16384
 """Longest edge of a texture that is read at its own size; larger ones are halved until they fit."""
 
+MAX_FILE_PIXELS = 32768 * 16384
+"""Larger images are refused: a small file can claim any size."""
+
+_ERRORS = (OSError, ValueError, SyntaxError, EOFError, OverflowError, TypeError, KeyError, IndexError, struct.error)
+"""What Pillow raises for damaged files."""
+
 
 def read_image(path: Path) -> UInt8[ndarray, "height width 3"]:
     """Read an image as sRGB, row 0 at the top; transparency is ignored, grey is repeated."""
@@ -22,10 +29,12 @@ def read_image(path: Path) -> UInt8[ndarray, "height width 3"]:
     Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_FILE_PIXELS:
+                raise ValueError(f"{image.width}x{image.height}")
             while max(image.size) > MAX_TEXTURE_PIXELS:
                 image = image.reduce(2)
             return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError) as error:
+    except (*_ERRORS, UnidentifiedImageError) as error:
         raise ScanFileError(
             f"an image of a scan cannot be read ({str(error).split(' ', 1)[0]} …); expected PNG, JPEG, BMP or TIFF.\n"
             f"Replace the image, or remove it so that the scan is used without colour.\nFile {path}"

@@ -49,7 +49,7 @@ def _read_neutrals(name: str, folders: list[Path]) -> dict[int, int]:
         if path.is_file():
             try:
                 return {int(subject): int(expression) for subject, expression in json.loads(path.read_text()).items()}
-            except (ValueError, AttributeError, TypeError):
+            except (ValueError, AttributeError, TypeError, RecursionError, OverflowError):
                 raise ScanTableError(
                     'the list of neutrals cannot be read, expected JSON such as {"17": 1}.\n'
                     f"Correct or remove it.\nFile {path}"
@@ -64,14 +64,15 @@ def read_nphm_mm_per_unit(path: Path) -> float:
     """
     import numpy as np
 
+    from nphm_core.io.array_files import read_npy
     from nphm_core.spaces import MM_PER_CANONICAL_UNIT
 
     file = path.with_name("s.npy")
     if not file.is_file():
         return MM_PER_CANONICAL_UNIT
     try:
-        scale = np.load(file, allow_pickle=False).astype(float).ravel()
-    except (OSError, ValueError, EOFError):
+        scale = read_npy(file).astype(float).ravel()
+    except (OSError, ValueError, TypeError):
         scale = np.empty(0)
     # A head in mm is 180 to 400; scales far from 1/250 belong to another convention.
     if scale.size != 1 or not 1e-3 < scale[0] < 1e-1:

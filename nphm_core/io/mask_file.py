@@ -7,13 +7,14 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from nphm_core.errors import ScanFileError
+from nphm_core.io.array_files import read_npy
 
 
 def read_mask_file(path: Path, n_vertices: int) -> Float[ndarray, " n_vertices"]:
     """Read a `.npy` file without pickle, or a text file; ScanFileError where it does not fit the scan."""
     path = Path(path)
     try:
-        mask = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else np.loadtxt(path)
+        mask = read_npy(path) if path.suffix.lower() == ".npy" else _read_text(path)
     except (OSError, ValueError) as error:
         raise _refusal(f"the mask cannot be read ({error})", n_vertices) from None
     if mask.shape != (n_vertices,) or mask.dtype.kind not in "biuf":
@@ -25,6 +26,11 @@ def read_mask_file(path: Path, n_vertices: int) -> Float[ndarray, " n_vertices"]
     if not mask.any():
         raise _refusal("the mask ignores the whole scan", n_vertices)
     return mask
+
+
+def _read_text(path: Path) -> ndarray:
+    lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    return np.array([float(word) for line in lines for word in line.split("#")[0].split()])
 
 
 def _refusal(what: str, n_vertices: int) -> ScanFileError:

@@ -80,7 +80,7 @@ def _build(columns: dict[str, dict], header: PlyHeader, path: Path) -> ScanFile:
         if (lists.sizes != 3).any():
             notes.append(f"{int((lists.sizes > 3).sum())} polygons were cut into triangles")
     elif "tristrips" in columns:
-        faces = _strip_triangles(next(iter(columns["tristrips"].values())), path)
+        faces = _strip_triangles(next(iter(columns["tristrips"].values()), None), path)
         n_file_faces = len(faces)
         notes.append("triangle strips were taken apart")
     check_faces(faces, len(vertices), path)
@@ -105,7 +105,7 @@ def _indices(values: ndarray, path: Path) -> ndarray:
     return np.clip(values, -(2**62), 2**62).astype(np.int64) if values.dtype.kind == "f" else values.astype(np.int64)
 
 
-def _strip_triangles(lists: PlyLists | ndarray, path: Path) -> ndarray:
+def _strip_triangles(lists: PlyLists | ndarray | None, path: Path) -> ndarray:
     if not isinstance(lists, PlyLists):
         raise damaged("the PLY file's tristrips hold no list", path)
     strip = _indices(lists.values, path)

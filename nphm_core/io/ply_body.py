@@ -142,6 +142,8 @@ class _BinaryBody:
             else:
                 sizes.append(int(self._take(p.count_kind, 1, at)[0]))
                 at += np.dtype(p.count_kind).itemsize + max(sizes[-1], 0) * np.dtype(p.kind).itemsize
+        if at > len(self.data):
+            raise self._short()
         return sizes
 
     def _take(self, kind: str, count: int, at: int) -> ndarray:

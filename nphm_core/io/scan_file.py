@@ -14,6 +14,7 @@ from numpy import ndarray
 from nphm_core.errors import ScanFileError
 from nphm_core.geometry.mesh import Mesh
 
+_MAX_NAME = 200
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -95,6 +96,9 @@ def unit_normals(normals: Float[ndarray, "n 3"] | None) -> Float[ndarray, "n 3"]
 def find_image(name: str, folders: list[Path]) -> Path | None:
     """Find an image that a material names, in its folders, with any path, case and slashes of another machine."""
     name = name.strip().strip('"').replace("\\", "/")
+    if len(name) > _MAX_NAME:
+        # The system has no such file, and says so by an error.
+        return None
     for folder in folders:
         for candidate in (folder / name, folder / Path(name).name):
             if candidate.is_file():

@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from nphm_core.errors import ScanFileError
 from nphm_core.geometry.mesh import Mesh
+from nphm_core.io.array_files import ArrayFileError, read_npy
 from nphm_core.io.scan_file import ScanFile, check_faces, damaged, fan_triangles, unit_normals, weld
 
 
@@ -52,10 +53,10 @@ def read_off(path: Path) -> ScanFile:
         faces = [[int(word) for word in row[1 : 1 + int(row[0])]] for row in rows[1 + n_vertices :][:n_faces]]
         if any(len(face) != int(row[0]) for face, row in zip(faces, rows[1 + n_vertices :], strict=False)):
             raise ValueError("a face lacks corners")
-    except (ValueError, IndexError) as error:
+        corners = np.array([index for face in faces for index in face], np.int64)
+    except (ValueError, IndexError, OverflowError) as error:
         raise damaged(f"the OFF file cannot be read ({str(error)[:80]})", path) from None
     sizes = np.array([len(face) for face in faces], np.int64)
-    corners = np.array([index for face in faces for index in face], np.int64)
     triangles, _ = fan_triangles(corners, sizes)
     check_faces(triangles, n_vertices, path)
     return ScanFile(Mesh(vertices, triangles), "OFF", (), n_faces)
@@ -92,12 +93,12 @@ def _is_point(line: bytes) -> bool:
 def read_points_npy(path: Path) -> ScanFile:
     """Read points from a NumPy array of 3, 6 or 9 columns."""
     try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise damaged(f"the NPY file cannot be read ({str(error)[:60]})", path) from None
-    if not isinstance(rows, ndarray) or rows.dtype.kind not in "fiu" or rows.ndim != 2 or rows.shape[1] < 3:
-        shape = getattr(rows, "shape", "an archive")
-        raise damaged(f"the NPY file holds {shape}, expected numbers of shape (n, 3), (n, 6) or (n, 9)", path)
+        rows = read_npy(path)
+    except ArrayFileError as error:
+        raise damaged(f"the NPY file cannot be read ({error})", path) from None
+    if rows.dtype.kind not in "fiu" or rows.ndim != 2 or rows.shape[1] < 3:
+        found = f"{rows.dtype} of shape {rows.shape}"
+        raise damaged(f"the NPY file holds {found}, expected numbers of shape (n, 3), (n, 6) or (n, 9)", path)
     return _cloud(rows.astype(np.float64), "points as NPY", path)
 
 

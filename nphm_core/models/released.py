@@ -143,14 +143,14 @@ def _below(weights: _Weights, name: str) -> _Weights:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    import pickle
-
     try:
         with warnings.catch_warnings():
             # Of pickle protocols that PyTorch does not write itself; whatever it cannot read is refused below.
             warnings.simplefilter("ignore")
             stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
         raise _unusable(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     if not isinstance(stored, dict):
         raise _unusable(path, f"it holds a {type(stored).__name__}")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from nphm_core.errors import TemplateError
+from nphm_core.io.array_files import ArrayFileError, read_npz_arrays
 from nphm_core.template.model import FLAME_JOINTS, HeadModel
 from nphm_core.template.safe_pickle import read_pickle_arrays
 
@@ -54,9 +55,8 @@ def read_head_model(source: str) -> HeadModel:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        return read_npz_arrays(path)
+    except (OSError, ArrayFileError) as error:
         raise TemplateError(
             f"the npz cannot be read ({error}); expected plain arrays. Download or make it again. File {path}"
         ) from error

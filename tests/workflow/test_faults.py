@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nphm_core.provenance import FILE
 from nphm_core.records import read_record
 from nphm_core.stages import STAGES
 from tests.workflow.test_what_runs_when import Clone
@@ -43,9 +44,10 @@ class Scans(Clone):
         pytest.fail(f"{path} never came")
 
     def contents(self) -> dict[str, bytes]:
-        """All artifacts and records."""
+        """All artifacts and records; provenance tells of times."""
         folder = self.folder / "results" / "scans"
-        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != FILE]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_after_a_kill_of_snakemake_the_same_command_finishes_the_rest(repository, tmp_path_factory):
