@@ -80,9 +80,8 @@ def run_front_end(
         "\t".join((*scan_id.split("/"), str(path.resolve()), unit)) for scan_id, path in zip(ids, paths, strict=True)
     ]
     write_text(table, "\n".join(rows) + "\n")
-    options = argparse.Namespace(
-        table=str(table), results=str(results), template=str(template_folder), seed=seed, canonical="open"
-    )
+    options = _front_end_options(table)
+    options.results, options.template, options.seed = str(results), str(template_folder), seed
     for scan_id in ids:
         _run_stages(scan_id, options)
     scans, failed = read_results(results, template_folder, ids)
@@ -119,6 +118,16 @@ def scan_ids_of(paths: list[Path], *, separate: bool) -> list[str]:
         n = sum(re.fullmatch(rf"{re.escape(name)}(-\d+)?", other) is not None for other in names)
         names.append(name if name not in names else f"{name}-{n + 1}")
     return [f"{name}/scan" if separate else f"subject/{name}" for name in names]
+
+
+def _front_end_options(table: Path) -> argparse.Namespace:
+    """Give what `ingest` asks for beside the options that all stages have, by its own parser."""
+    from pipelines.ingest import add_options
+
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    # Verdicts name scans of a data set, which these files are not.
+    return argparse.Namespace(**{**vars(parser.parse_args(["--table", str(table)])), "verdicts": None})
 
 
 def _run_stages(scan_id: str, options: argparse.Namespace) -> None:

@@ -154,3 +154,11 @@ def test_help_is_there_without_loading_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False")
     assert "--model" in done.stdout
+
+
+def test_the_front_end_has_every_option_that_ingest_asks_for(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("NPHM_VERDICTS", "someone's.tsv")
+    options = fit_inputs._front_end_options(tmp_path / "scans.tsv")
+    assert options.table == str(tmp_path / "scans.tsv")
+    assert options.canonical == "open"
+    assert options.verdicts is None
