@@ -132,6 +132,7 @@ def stage_command(
         sys.exit(1)
 
     def work(scan_ids: Sequence[str], tell: Tell) -> int:
+        code = 0
         for scan_id in scan_ids:
             tell(scan_id, name)
             started = time.process_time()
@@ -139,15 +140,16 @@ def stage_command(
                 record = run_stage(stage, process, scan_id, settings, options)
             except NO_VERDICT as error:
                 note_trouble(Path(options.results), scan_id, name, trouble_text(error))
-                return 1
+                code = 1
             except NphmError as error:
                 # Not a verdict on a scan but a wrong call: an earlier stage that was never run.
                 log.error("%s", error)
-                return 1
-            log_verdict(record, time.process_time() - started)
-            work_ahead(stage, scan_id, options, tell)
+                code = 1
+            else:
+                log_verdict(record, time.process_time() - started)
+                work_ahead(stage, scan_id, options, tell)
             tell(scan_id, "")
-        return 0
+        return code
 
     code = watch(options.scans, work, lambda lost: settle_lost(lost, stage, settings, options))
     if code:

@@ -47,23 +47,24 @@ Work = Callable[[Sequence[str], Tell], int]
 def watch(scan_ids: Sequence[str], work: Work, settle: Callable[[Lost], None]) -> int:
     """Work on all scans; give the exit code: 0 if every one was settled, by `work` or, where it was lost, by `settle`.
 
-    A crash is settled only if it happens twice: once can be bad luck.
+    A crash is settled only if it happens twice: once can be bad luck. Whatever happens to a scan, the next one is
+    worked on.
     """
-    left, crashed = list(scan_ids), set[tuple[str, str]]()
+    left, crashed, worst = list(scan_ids), set[tuple[str, str]](), 0
     while left:
         n_done, code, lost = _run_child(left, work)
         left = left[n_done:]
         if lost is None:
-            return code
+            return max(code, worst)
         if lost.how == "crash" and (lost.scan_id, lost.stage) not in crashed:
             crashed.add((lost.scan_id, lost.stage))
             log.warning("%s: %s in %s; it is tried once more", lost.scan_id, lost.what, lost.stage)
             continue
         settle(lost)
         if lost.how == "killed":
-            return 1
+            worst = 1
         left = left[1:]
-    return 0
+    return worst
 
 
 def _run_child(scan_ids: Sequence[str], work: Work) -> tuple[int, int, Lost | None]:
