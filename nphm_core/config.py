@@ -295,7 +295,7 @@ class Config(Section):
     held_out: tuple[str, ...] = Field((), description="subjects kept from training; `model` fits and measures them")
     initial_models: str = Field(
         "",
-        description="folder of earlier models, a copy of `results/models`: training goes on from them, for new subjects",
+        description="folder of earlier models, a copy of `results/models`: training goes on from them",
     )
     max_failed_share: float = Field(1.0, ge=0, le=1, description="a run with more failed scans than this is an error")
     stop_failed_share: float = Field(0.8, ge=0, le=1, description="a run ends early where more than this share fails")
