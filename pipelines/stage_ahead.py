@@ -17,16 +17,12 @@ from nphm_core.records import current_record, hidden_record, read_record, stage_
 from nphm_core.stages import STAGES, Stage
 from nphm_core.work_ahead import AheadPlan, ahead_plan
 from pipelines.stage_command import attempt, new_record, related_scan, stage_key
-from pipelines.stage_watch import Tell
+from pipelines.stage_watch import Tell, nobody
 
 log = logging.getLogger("nphm")
 
 
-def _nobody(_scan_id: str, _stage: str) -> None:
-    """Tell nobody."""
-
-
-def work_ahead(stage: Stage, scan_id: str, options: argparse.Namespace, tell: Tell = _nobody) -> None:
+def work_ahead(stage: Stage, scan_id: str, options: argparse.Namespace, tell: Tell = nobody) -> None:
     """Make what follows a stage, as far as this scan's and its relatives' results allow and the environment asks.
 
     `tell` is told of each stage that begins.

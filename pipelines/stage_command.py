@@ -34,7 +34,7 @@ from nphm_core.records import (
 )
 from nphm_core.stages import STAGES, TEMPLATE_VERSION, Stage
 from pipelines.stage_trouble import NO_VERDICT, alone, note_trouble, trouble_text
-from pipelines.stage_watch import Tell, watch
+from pipelines.stage_watch import Tell, nobody, watch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,7 +137,7 @@ def stage_command(
             tell(scan_id, name)
             started = time.process_time()
             try:
-                record = run_stage(stage, process, scan_id, settings, options)
+                record = run_stage(stage, process, scan_id, settings, options, tell)
             except NO_VERDICT as error:
                 note_trouble(Path(options.results), scan_id, name, trouble_text(error))
                 code = 1
@@ -197,10 +197,15 @@ def settings_json(text: str) -> dict[str, Any]:
 
 
 def run_stage(
-    stage: Stage, process: Process, scan_id: str, settings: "Section", options: argparse.Namespace
+    stage: Stage,
+    process: Process,
+    scan_id: str,
+    settings: "Section",
+    options: argparse.Namespace,
+    tell: Tell = nobody,
 ) -> dict[str, Any]:
     """Bring one scan through a stage, or see that nothing is to be done, and give its record."""
-    with alone(Path(options.results), scan_id, stage.name):
+    with alone(Path(options.results), scan_id, stage.name, tell):
         return _run_alone(stage, process, scan_id, settings, options)
 
 

@@ -40,6 +40,12 @@ class Lost:
 
 Tell = Callable[[str, str], None]
 """Says which scan and which of its stages the child begins; without a stage, that the scan is done."""
+
+
+def nobody(_scan_id: str, _stage: str) -> None:
+    """Tell nobody."""
+
+
 Work = Callable[[Sequence[str], Tell], int]
 """Works on scans in order, in the child, and gives its exit code."""
 
