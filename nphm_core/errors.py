@@ -86,3 +86,7 @@ class FittingError(NphmError):
 
 class ExportError(NphmError):
     """Something cannot be exported in the format that was asked for."""
+
+
+class ViewerError(NphmError):
+    """The live viewer cannot be started, or cannot show what was asked for."""

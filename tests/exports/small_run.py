@@ -109,13 +109,10 @@ def write_run(results, template, scans, failed=()):
         facts = {"space": "metric", "unit": "mm", "template_hash": template.hash, "template": template.name}
         levels = {"levels": SUBDIVISION.levels, "region": SUBDIVISION.region}
         write_mesh(folder / "registered.ply", scan.registered, facts | levels)
-        write_json(
-            folder / "flame.json",
-            {
-                "T_metric_model": scan.T_metric_model.to_json(),
-                "T_canonical_metric": scan.T_canonical_metric.to_json(),
-            },
-        )
+        flame = {
+            "T_metric_model": scan.T_metric_model.to_json(),
+            "T_canonical_metric": scan.T_canonical_metric.to_json(),
+        }
         write_npz(
             folder / "flame.npz",
             {
@@ -126,7 +123,14 @@ def write_run(results, template, scans, failed=()):
             },
         )
         write_mesh(folder / "scan.ply", scan.read_scan(), {"space": "scan", "unit": "mm"})
-        write_json(folder / "landmarks3d.json", {"mm_per_scan_unit": 1.0, "flip_faces": False})
+        turned = Similarity(1.0, np.diag([-1.0, -1.0, 1.0]), np.array([0.0, 5.0, 0.0]))
+        landmarks = {"T_head_metric": turned.to_json(), "points_mm": scan.registered.vertices[:9]}
+        write_json(folder / "landmarks3d.json", {"mm_per_scan_unit": 1.0, "flip_faces": False} | landmarks)
+        write_mesh(folder / "flame.ply", Mesh(scan.fit_vertices_mm, template.faces), facts | flame)
+        n = scan.registered.n_vertices
+        weights = {"distance_mm": np.linspace(0, 1, n).astype("f4"), "weight": np.ones(n, "f4")}
+        write_npz(folder / "registered_weights.npz", weights)
+        write_json(folder / "metrics.json", {"verdict": "ok", "reasons": [], "median_mm": 0.123})
         bad = scan.scan_id in failed
         artifacts = {"registered.ply": {"bytes": 1, "sha256": "a" * 64}}
         row = {"subject": scan.subject, "expression": scan.expression, "neutral": scan.neutral}
