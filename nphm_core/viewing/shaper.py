@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.interpolate import RBFInterpolator
+from scipy.sparse import coo_array, csr_array
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from nphm_core.geometry.mesh import Mesh, vertex_normals
+from nphm_core.geometry.mesh import Mesh, unique_edges, vertex_normals
 from nphm_core.meshing.heads import posed_vertices
 from nphm_core.meshing.surface import Extraction, extract_surface
 from nphm_core.meshing.template_mesh import template_head
@@ -29,6 +30,11 @@ from nphm_core.viewing.wish import HeadWish, ModelCodes
 _N_PUSHES = 4
 _MAX_PUSH = 15.0 / MM_PER_CANONICAL_UNIT
 _N_AROUND = 8
+_FOUND = 1.0 / MM_PER_CANONICAL_UNIT
+_ROUGH = 2.0 / MM_PER_CANONICAL_UNIT
+"""A vertex that moves so much otherwise than its neighbours has gone astray: thin ears let pushes through."""
+_MIN_COSINE = 0.3
+_N_RELAXATIONS = 30
 _QUICK_RESOLUTION = 48
 _COARSE_SHARE = 4
 _POINTS_PER_CALL = {"cpu": 2**12, "cuda": 2**17}
@@ -143,17 +149,44 @@ class _TemplateRig:
         distance, self._around = cKDTree(self._rest[self._seen]).query(self._rest[~self._seen], k=near)
         weight = 1 / np.maximum(distance, 1e-6) ** 2
         self._weight = weight / weight.sum(axis=1, keepdims=True)
+        self._averaged = _neighbour_average(template.faces, template.n_vertices)
 
     def canonical(self, code: Float[Tensor, " n_identity"]) -> Mesh:
         """Give an identity in canonical space."""
-        vertices = self._rest + self._by_anchor @ (self._anchors_of(code) - self._anchors)
+        start = self._rest + self._by_anchor @ (self._anchors_of(code) - self._anchors)
+        normals = vertex_normals(start, self._faces)
+        vertices = start.copy()
         for _ in range(_N_PUSHES):
-            normals = vertex_normals(vertices, self._faces)[self._seen]
             push = np.clip(self._sdf(vertices[self._seen], code), -_MAX_PUSH, _MAX_PUSH)
-            vertices[self._seen] -= push[:, None] * normals
+            vertices[self._seen] -= push[:, None] * vertex_normals(vertices, self._faces)[self._seen]
+        offset = self._relaxed(vertices - start, self._astray(vertices, start, normals, push))
+        vertices[self._seen] = (start + offset)[self._seen]
         moved = vertices[self._seen] - self._rest[self._seen]
         vertices[~self._seen] = self._rest[~self._seen] + self._follow(moved)
         return Mesh(vertices, self._faces)
+
+    def _astray(
+        self,
+        vertices: Float[ndarray, "n 3"],
+        start: Float[ndarray, "n 3"],
+        normals: Float[ndarray, "n 3"],
+        last_push: Float[ndarray, " n_seen"],
+    ) -> Bool[ndarray, " n"]:
+        """Mark seen vertices that did not arrive, were turned over, or left their neighbours."""
+        offset = vertices - start
+        rough = np.linalg.norm(offset - self._averaged @ offset, axis=1) > _ROUGH
+        turned = np.einsum("nd,nd->n", vertex_normals(vertices, self._faces), normals) < _MIN_COSINE
+        out = rough | turned
+        out[self._seen] |= np.abs(last_push) > _FOUND
+        # Neighbours of what went astray were pulled along.
+        return (self._averaged @ out.astype(float) > 0) & self._seen
+
+    def _relaxed(self, offset: Float[ndarray, "n 3"], astray: Bool[ndarray, " n"]) -> Float[ndarray, "n 3"]:
+        """Let stray vertices move as their neighbours do."""
+        out = np.where(astray[:, None], 0.0, offset)
+        for _ in range(_N_RELAXATIONS):
+            out[astray] = (self._averaged @ out)[astray]
+        return out
 
     def posed(self, canonical: Mesh, identity: Float[Tensor, " n_identity"], expression: Tensor) -> Mesh:
         """Give a canonical head in an expression."""
@@ -174,6 +207,14 @@ class _TemplateRig:
     @torch.no_grad()
     def _sdf(self, points: Float[ndarray, "n 3"], code: Float[Tensor, " n_identity"]) -> Float[ndarray, " n"]:
         return _canonical_sdf(self._head, torch.from_numpy(points).to(code), code).double().cpu().numpy()
+
+
+def _neighbour_average(faces: Int[ndarray, "n_faces 3"], n_vertices: int) -> csr_array:
+    """Give the matrix that averages what the neighbours of each vertex have; zero where there is none."""
+    edges, _ = unique_edges(faces)
+    rows, columns = np.concatenate([edges, edges[:, ::-1]]).T
+    count = np.maximum(np.bincount(rows, minlength=n_vertices), 1)
+    return coo_array((1.0 / count[rows], (rows, columns)), (n_vertices, n_vertices)).tocsr()
 
 
 def _canonical_sdf(head: NeuralHead, points: Float[Tensor, "n 3"], code: Float[Tensor, " n_identity"]) -> Tensor:

@@ -78,3 +78,20 @@ def test_a_linear_head_is_proper_at_once():
     np.testing.assert_allclose(shaper.quick(HeadWish(subject="a")).vertices[0], [2.0, 0, 0])
     posed = shaper.proper(HeadWish(subject="a", expression="b/x"), 64)
     np.testing.assert_allclose(posed.vertices[0], [2.5, 0, 0])
+
+
+def test_a_vertex_that_the_field_leads_astray_moves_as_its_neighbours_do(monkeypatch):
+    shaper = head_shaper(SphereHead(), ball_template())
+    rig = shaper._rig
+    stray = int(np.argmax(rig._rest[rig._seen][:, 2]))
+    truth = rig._sdf
+
+    def misleading(points, code):
+        out = truth(points, code)
+        out[stray] = -0.05
+        return out
+
+    monkeypatch.setattr(rig, "_sdf", misleading)
+    mesh = shaper.quick(HeadWish(subject="small"))
+    away = np.linalg.norm(mesh.vertices[rig._seen], axis=1)
+    assert away[stray] == pytest.approx(0.3, abs=2e-3)
