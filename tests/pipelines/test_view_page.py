@@ -19,7 +19,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:websockets", "ignore::ResourceWarning"),
 ]
-WAIT_MS = 60_000
+WAIT_MS = 120_000
+# Small: software draws every frame.
+WIDTH, HEIGHT, PANEL, BELOW_NOTICE = 720, 520, 330, 200
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def open_page(browser):
         options = view._parser().parse_args([*map(str, arguments), "--port", "0"])
         servers.append(view.serve(options))
         address = f"http://localhost:{servers[-1].get_port()}"
-        contexts.append(browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True))
+        contexts.append(browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, accept_downloads=True))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("request", lambda request: _note_foreign(request.url, address, troubles))
@@ -59,8 +61,8 @@ def _note_foreign(url, address, troubles):
 
 def seen(page) -> np.ndarray:
     """Give the picture of the scene, without the controls and the browser's notices."""
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    return np.asarray(picture)[:, 330:950].astype(float)
+    picture = Image.open(io.BytesIO(page.screenshot(timeout=WAIT_MS))).convert("RGB")
+    return np.asarray(picture)[BELOW_NOTICE:, : WIDTH - PANEL].astype(float)
 
 
 def saved(page, button, folder):
