@@ -1,6 +1,7 @@
 """Readers that this project did not write, or that follow a published description alone."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,6 +46,39 @@ def three_js(path: Path, folder: Path):
     targets = {name: np.reshape(found["targets"][found["names"][name]], (-1, 3)) for name in order}
     assert found["relative"]
     return np.reshape(found["vertices"], (-1, 3)), np.reshape(found["faces"], (-1, 3)), targets
+
+
+_BLENDER_SCRIPT = """
+import json, sys
+import bpy
+bpy.ops.wm.read_factory_settings(use_empty=True)
+bpy.ops.import_scene.gltf(filepath=sys.argv[1], merge_vertices=False)
+(head,) = [o.data for o in bpy.data.objects if o.type == "MESH"]
+keys = head.shape_keys.key_blocks
+rows = {key.name: [list(point.co) for point in key.data] for key in keys}
+faces = [list(face.vertices) for face in head.polygons]
+print("HEAD" + json.dumps({"faces": faces, "keys": rows, "order": [key.name for key in keys]}))
+"""
+
+
+def blender(path: Path, folder: Path):
+    """Read a GLB by Blender's importer; skips where NPHM_BLENDER names no Python that has the package bpy."""
+    python = os.environ.get("NPHM_BLENDER")
+    if python is None:
+        pytest.skip("no Blender: name a Python with the package bpy in NPHM_BLENDER")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "blender.py").write_text(_BLENDER_SCRIPT)
+    # Its own packages must not meet ours.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = [python, folder / "blender.py", path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=clean)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("HEAD")]
+    assert lines, done.stdout + done.stderr
+    found = json.loads(lines[0][4:])
+    # Blender is z up: its importer turns (x, y, z) into (x, -z, y).
+    keys = {name: np.array(found["keys"][name])[:, [0, 2, 1]] * [1, 1, -1] for name in found["order"]}
+    vertices = keys.pop("Basis")
+    return vertices, np.array(found["faces"]), {name: rows - vertices for name, rows in keys.items()}
 
 
 def gltflib(path: Path):

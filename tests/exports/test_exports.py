@@ -66,11 +66,16 @@ def glb_of(scans, template, path):
     return mesh, targets
 
 
-@pytest.mark.parametrize("reader", ["gltflib", pytest.param("three", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "reader",
+    ["gltflib", pytest.param("three", marks=pytest.mark.slow), pytest.param("blender", marks=pytest.mark.slow)],
+)
 def test_a_glb_gives_foreign_readers_every_vertex_and_named_target(scans, template, tmp_path, reader, repository):
     mesh, targets = glb_of(scans, template, tmp_path / "s001.glb")
     if reader == "gltflib":
         vertices, faces, found = foreign.gltflib(tmp_path / "s001.glb")
+    elif reader == "blender":
+        vertices, faces, found = foreign.blender(tmp_path / "s001.glb", tmp_path)
     else:
         vertices, faces, found = foreign.three_js(tmp_path / "s001.glb", repository / ".cache" / "three")
     np.testing.assert_allclose(vertices, mesh.vertices, atol=1e-8)  # metres
