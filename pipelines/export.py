@@ -3,9 +3,10 @@
 From a run (--results): `nphm`, the NPHM data-set layout (canonical units); `flame`, meshes in FLAME's frame in metres
 and parameters, for a head model with FLAME's joints; `ply` and `obj`, a mesh a scan; `glb`, a head a subject in metres,
 with its expressions and the head model's blendshapes as named morph targets; `landmarks`, 68 (or the inner 51) and
-NoW's 7 as arrays; `svfr`, the folder of NeRSemble's single-view benchmark. From a model (--model): `glb`, `ply`, `obj`
-and `landmarks`, in the template's topology and canonical frame. Beside the files lies export.json, which says where
-they come from, in which space and unit they are, and under which licence the template is.
+NoW's 7 as arrays; `svfr`, the folder of NeRSemble's single-view benchmark. From a model (--model, by default the one
+that comes along): `glb`, `ply`, `obj` and `landmarks`, in the template's topology and canonical frame. Beside the files
+lies export.json, which says where they come from, in which space and unit they are, and under which licence the
+template is.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nphm_core.errors import ExportError, NphmError
+from nphm_core.models.pretrained import pretrained_folder
 
 log = logging.getLogger("nphm")
 
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def export(options: argparse.Namespace) -> dict[str, Any]:
     """Write what the options ask for and give the facts that lie beside it."""
     _check(options)
-    if options.model is not None:
+    if options.results is None:
         from pipelines.export_model import export_model
 
         facts = export_model(options)
@@ -59,7 +61,8 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what does not go together, before anything is read."""
-    if options.model is not None and options.format not in MODEL_FORMATS:
+    options.model = options.model or pretrained_folder()
+    if options.results is None and options.format not in MODEL_FORMATS:
         raise ExportError(
             f"a model has no {options.format}; expected one of {', '.join(MODEL_FORMATS)}. Give --results for others"
         )
@@ -85,9 +88,9 @@ def _spelt(unit: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines.export", description=__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--results", type=Path, metavar="FOLDER", help="results of a run")
-    source.add_argument("--model", type=Path, metavar="FOLDER", help="a trained model")
+    source.add_argument("--model", type=Path, metavar="FOLDER", help="a trained model, by default ours")
     parser.add_argument("--format", required=True, choices=FORMATS, help="what to write, see above")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--subjects", nargs="+", default=[], metavar="SUBJECT", help="only these subjects")

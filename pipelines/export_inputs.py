@@ -1,15 +1,18 @@
 """Reading what `pipelines.export` exports: the registered scans of a run, and the template they were made with."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nphm_core.config import TemplateConfig
 from nphm_core.errors import ExportError
 from nphm_core.exports.registered_scan import RegisteredScan
 from nphm_core.io.files import read_json, read_npz
 from nphm_core.io.meshes import read_facts, read_mesh
+from nphm_core.models.pretrained import pretrained_folder
 from nphm_core.records import read_record, scan_folder
 from nphm_core.spaces import Similarity
 from nphm_core.template.model import Coefficients
@@ -107,6 +110,20 @@ def find_template(wanted: str, cache: Path) -> Path:
         f"none of the {len(folders)} templates in the cache is {wanted[:8]}, with which this was made; expected it "
         f"there. Name its folder with --template, or the cache with --cache. Cache {cache}"
     )
+
+
+def template_of_model(head: Any, model: Path, options: argparse.Namespace) -> Path:
+    """Give the folder of a model's template: the named one, the one in the cache, or that of our own model, built."""
+    if options.template is not None:
+        return Path(options.template)
+    try:
+        return find_template(head.template_hash, options.cache)
+    except ExportError:
+        if Path(model) != pretrained_folder():
+            raise
+        from pipelines.template import cached_template
+
+        return cached_template(str(options.cache), TemplateConfig())
 
 
 def check_names(names: list[str], known: list[str], noun: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nphm_core.errors import CheckpointError, ExportError
-from pipelines.export_inputs import check_names, find_template
+from pipelines.export_inputs import check_names, template_of_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ def export_model(options: argparse.Namespace) -> dict[str, Any]:
             "a model, whose heads have the template's topology. Leave them out"
         )
     head = from_pretrained(options.model, device=options.device)
-    template = read_template(options.template or find_template(head.template_hash, options.cache))
+    template = read_template(template_of_model(head, options.model, options))
     check_template(head.template_hash, template.hash, options.model)
     names, more = [], {}
     for subject in _subjects(head, template, options):

@@ -1,9 +1,10 @@
 """Look at registered scans, or move a trained model by sliders, in a browser.
 
-`--results` shows each scan with its linear fit, its registration and the error map; `--model` shows heads that follow
-sliders: principal axes of identity and expression, the way from one subject to another, regions taken from a third, and
-anybody's expression on anybody. What is shown can be saved as PLY or GLB. The server listens on this machine alone;
-over SSH, forward its port as the first lines say. Needs the extra `view`. Ends with Ctrl-C.
+`--results` shows each scan with its linear fit, its registration and the error map. `--model`, by default the one that
+comes along, shows heads that follow sliders: principal axes of identity and expression, the way from one subject to
+another, regions taken from a third, and anybody's expression on anybody. What is shown can be saved as PLY or GLB. The
+server listens on this machine alone; over SSH, forward its port as the first lines say. Needs the extra `view`. Ends
+with Ctrl-C.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nphm_core.errors import ExportError, NphmError, ViewerError
+from nphm_core.models.pretrained import pretrained_folder
 
 log = logging.getLogger("nphm")
 
@@ -51,7 +53,7 @@ def serve(options: argparse.Namespace) -> Any:
             "`pip install '.[view]'`"
         ) from None
     # What is wrong with the input should be told before a port is taken.
-    page = _model_page(options) if options.model is not None else _scan_page(options)
+    page = _model_page(options) if options.results is None else _scan_page(options)
     if options.port and not _is_free(options.host, options.port):
         raise ViewerError(
             f"port {options.port} is taken; expected a free one. Give another with --port, or 0 for any free one"
@@ -80,15 +82,15 @@ def _model_page(options: argparse.Namespace) -> Any:
     from nphm_core.models.checkpoint import check_template, from_pretrained
     from nphm_core.template.template import read_template
     from nphm_core.viewing.shaper import head_shaper
-    from pipelines.export_inputs import find_template
+    from pipelines.export_inputs import template_of_model
     from pipelines.view_model import ModelPage
 
-    head = from_pretrained(options.model, device=options.device)
+    model = options.model or pretrained_folder()
+    head = from_pretrained(model, device=options.device)
     template = None
     try:
-        folder = options.template or find_template(head.template_hash, options.cache)
-        template = read_template(folder)
-        check_template(head.template_hash, template.hash, options.model)
+        template = read_template(template_of_model(head, model, options))
+        check_template(head.template_hash, template.hash, model)
     except ExportError as error:
         if options.template is not None:
             raise
@@ -125,9 +127,9 @@ def _free_port(host: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines.view", description=__doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--results", type=Path, metavar="FOLDER", help="results of a run")
-    source.add_argument("--model", type=Path, metavar="FOLDER", help="a trained model")
+    source.add_argument("--model", type=Path, metavar="FOLDER", help="a trained model, by default ours")
     parser.add_argument("--scan", metavar="SUBJECT/EXPRESSION", help="with --results: the scan to begin with")
     parser.add_argument("--max-mm", type=float, default=0.5, help="with --results: distance at the end of the colours")
     parser.add_argument("--template", type=Path, metavar="FOLDER", help="with --model; found in the cache by default")

@@ -30,6 +30,10 @@ class ModelPage:
         self._handle: Any = None
         self._lock = threading.Lock()
         self._rng = np.random.default_rng(0)
+        self._expressions: dict[str, list[str]] = {}
+        for scan in shaper.codes.scans:
+            subject, expression = scan.split("/")
+            self._expressions.setdefault(subject, []).append(expression)
 
     def build(self, server: Any) -> None:
         """Put the controls on a server's page and show the first head."""
@@ -47,10 +51,12 @@ class ModelPage:
                 self._regions_from = gui.add_dropdown("from", (NOBODY, MEAN, *codes.subjects))
                 self._regions = {name: gui.add_checkbox(name, False) for name in codes.regions}
         with gui.add_folder("Expression"):
-            self._expression = gui.add_dropdown("shown", (CANONICAL, MEAN, *codes.scans))
+            # Whose and which: a model may know thousands of scans, too many for one list.
+            self._whose = gui.add_dropdown("of", (CANONICAL, MEAN, *self._expressions))
+            self._which = gui.add_dropdown("shown", (NOBODY,), disabled=True)
             self._strength = gui.add_slider("strength", 0.0, 1.5, 0.01, 1.0)
             self._carried = gui.add_dropdown(
-                "less that of", (NOBODY, *codes.scans), hint="transfer without the source's neutral"
+                "less", (NOBODY,), disabled=True, hint="carry over only what is beyond this one, such as the neutral"
             )
             self._axis = self._axes(gui, "expression", codes.n_expression_axes)
         with gui.add_folder("Extraction", expand_by_default=False):
@@ -58,6 +64,7 @@ class ModelPage:
             choices = sorted({*_RESOLUTIONS, self._resolution})
             self._cells = gui.add_dropdown("cells", [str(n) for n in choices], initial_value=str(self._resolution))
         self._worker: LatestWorker[HeadWish] = LatestWorker(self._quick, self._proper, failed=self._tell_failure)
+        self._whose.on_update(lambda _: self._list_expressions())
         for control in self._controls():
             control.on_update(lambda _: self._worker.submit(self.wish()))
         self._worker.submit(self.wish())
@@ -71,16 +78,28 @@ class ModelPage:
             identity_axes=tuple(float(axis.value) for axis in self._identity),
             regions=tuple(name for name, box in self._regions.items() if box.value),
             regions_from=self._regions_from.value if self._regions else NOBODY,
-            expression=self._expression.value,
+            expression=self._named(self._which.value) if self._whose.value in self._expressions else self._whose.value,
             strength=float(self._strength.value),
             carried=self._carried.value != NOBODY,
-            carried_from=self._carried.value,
+            carried_from=self._named(self._carried.value),
             expression_axes=tuple(float(axis.value) for axis in self._axis),
         )
 
+    def _named(self, expression: str) -> str:
+        """Give the scan of the chosen subject with an expression."""
+        return NOBODY if expression == NOBODY else f"{self._whose.value}/{expression}"
+
+    def _list_expressions(self) -> None:
+        """Offer the expressions of the chosen subject; lists of others would only be in the way."""
+        own = self._expressions.get(self._whose.value, [])
+        for control, options in ((self._which, own or [NOBODY]), (self._carried, [NOBODY, *own])):
+            control.options = options
+            control.value = options[0]
+            control.disabled = not own
+
     def _controls(self) -> list[Any]:
         regions = [self._regions_from, *self._regions.values()] if self._regions else []
-        lists = [self._subject, self._towards, self._expression, self._carried, self._fine, self._cells]
+        lists = [self._subject, self._towards, self._whose, self._which, self._carried, self._fine, self._cells]
         return [*lists, *regions, self._share, self._strength, *self._identity, *self._axis]
 
     def _axes(self, gui: Any, noun: str, n_all: int) -> list[Any]:

@@ -86,13 +86,15 @@ def test_the_head_follows_a_slider_and_is_extracted_when_it_rests(sphere_model, 
     assert abs(wished - 0.35) > 0.05
     wait_until(lambda: radius(page._shown) == pytest.approx(wished, abs=2e-3))
     wait_until(lambda: "at rest" in page._status.content)
-    assert page._handle.vertices.shape == page._shown.vertices.shape
+    wait_until(lambda: page._handle.vertices.shape == page._shown.vertices.shape)
 
 
 def test_lists_choose_subjects_and_expressions(sphere_model, serve):
     _, page = serve("--model", sphere_model, "--cache", sphere_model / "cache")
     page._fine.value = False
-    page._subject.value, page._expression.value = "large", "large/low"
+    page._subject.value, page._whose.value = "large", "large"
+    wait_until(lambda: page._which.options == ("low",))
+    assert page.wish().expression == "large/low"
     wait_until(lambda: page._shown is not None and np.ptp(page._shown.vertices[:, 0]) > 0.79)
     height, width = np.ptp(page._shown.vertices, axis=0)[[1, 0]]
     assert height / width == pytest.approx(0.8, abs=0.05)
