@@ -21,7 +21,7 @@ class _RunsCode:
         return os.system, ("touch /tmp/nphm-was-here",)
 
 
-def _flame() -> dict[str, Any]:
+def flame() -> dict[str, Any]:
     """Give a head model of few vertices in FLAME's layout."""
     rng = np.random.default_rng(0)
     n, n_joints = 12, 5
@@ -41,10 +41,10 @@ def _flame() -> dict[str, Any]:
 def _pickle_seeds() -> list[bytes]:
     from scipy import sparse
 
-    flame = _flame()
-    dense = [pickle.dumps(flame, protocol=protocol) for protocol in (0, 2, 4)]
-    flame["J_regressor"] = sparse.csc_matrix(flame["J_regressor"])
-    return [*dense, pickle.dumps(flame, protocol=2), pickle.dumps({"v_template": _RunsCode()}, protocol=2)]
+    model = flame()
+    dense = [pickle.dumps(model, protocol=protocol) for protocol in (0, 2, 4)]
+    model["J_regressor"] = sparse.csc_matrix(model["J_regressor"])
+    return [*dense, pickle.dumps(model, protocol=2), pickle.dumps({"v_template": _RunsCode()}, protocol=2)]
 
 
 def _head_model(path: Path) -> Any:
@@ -156,7 +156,7 @@ def model_targets(npy: Callable[[Any], bytes], npz: Callable[..., bytes]) -> lis
     rows += b"a\tb\ttrain\tyes\t\t\t\t\n"
     return [
         Target("FLAME pickle", "flame.pkl", _pickle_seeds, _head_model),
-        Target("FLAME npz", "flame.npz", lambda: [npz(**_flame())], _head_model),
+        Target("FLAME npz", "flame.npz", lambda: [npz(**flame())], _head_model),
         Target(
             "checkpoint config",
             "config.json",

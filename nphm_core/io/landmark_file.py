@@ -42,6 +42,9 @@ def read_landmark_file(path: Path) -> NamedPoints:
     readers = {".json": _read_json, ".pp": _read_picked_points}
     if path.suffix.lower() not in SUFFIXES:
         raise _refusal(f"a landmark file ending in {path.suffix or 'nothing'} is of no known kind", path)
+    if not path.is_file():
+        # Also pipes, which have no end.
+        raise _refusal("the landmark file cannot be read (there is no such file)", path)
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)

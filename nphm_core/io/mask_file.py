@@ -13,6 +13,9 @@ from nphm_core.io.array_files import read_npy
 def read_mask_file(path: Path, n_vertices: int) -> Float[ndarray, " n_vertices"]:
     """Read a `.npy` file without pickle, or a text file; ScanFileError where it does not fit the scan."""
     path = Path(path)
+    if not path.is_file():
+        # Also devices and pipes, which have no end.
+        raise _refusal("the mask cannot be read (there is no such file)", n_vertices)
     try:
         mask = read_npy(path) if path.suffix.lower() == ".npy" else _read_text(path)
     except (OSError, ValueError) as error:

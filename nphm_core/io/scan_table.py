@@ -204,7 +204,10 @@ def _read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
     if not lines:
         raise ScanTableError(f"the scan table is empty, expected a header line and a row a scan.\nTable {path}")
-    cells = list(csv.reader((line for _, line in lines), delimiter="\t"))
+    try:
+        cells = list(csv.reader((line for _, line in lines), delimiter="\t"))
+    except csv.Error as error:
+        raise ScanTableError(f"the scan table is no TSV ({error}).\nSave it as TSV.\nTable {path}") from None
     # A quoted cell may hold a line break, which would shift the numbers: such a table is refused here.
     if len(cells) != len(lines):
         raise ScanTableError(f"a quoted cell of the scan table spans lines.\nKeep each scan in one line.\nTable {path}")

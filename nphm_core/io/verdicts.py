@@ -43,7 +43,10 @@ class PersonVerdict:
 def read_verdicts(path: Path) -> tuple[PersonVerdict, ...]:
     """Read the TSV that the gallery downloads; ScanTableError names what is wrong in it."""
     lines = [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
-    cells = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter="\t")]
+    try:
+        cells = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter="\t")]
+    except csv.Error as error:
+        raise ScanTableError(f"the verdicts are no TSV ({error}).\nDownload them again.\nFile {path}") from None
     header = cells[0] if cells else []
     if not {"scan", "verdict"} <= set(header) or not set(header) <= set(COLUMNS):
         raise ScanTableError(

@@ -46,6 +46,19 @@ def architecture_of(head: NeuralHead) -> Architecture:
     )
 
 
+_ERRORS = (
+    DamagedFileError,
+    ConfigError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+)
+"""What files that do not fit together raise."""
+
+
 def write_checkpoint(
     folder: Path, head: NeuralHead, facts: dict[str, Any] | None = None, *, half: bool = False
 ) -> None:
@@ -94,7 +107,7 @@ def from_pretrained(folder: Path, *, template_hash: str | None = None, device: s
     try:
         tensors, _ = read_safetensors(folder / WEIGHTS)
         head = _assembled(config, {name: _single(torch.from_numpy(value)) for name, value in tensors.items()})
-    except (DamagedFileError, ConfigError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except _ERRORS as error:
         raise _damaged(folder, str(error)) from None
     return head.to(device)
 
@@ -149,13 +162,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _assembled(config: dict[str, Any], tensors: dict[str, Tensor]) -> NeuralHead:
     identity = read_section(IdentityModelConfig, config["identity"], "identity")
     expression = config["expression"]
+    if expression is not None:
+        expression = read_section(ExpressionModelConfig, expression, "expression")
+    _check_size(identity, expression, int(config["n_ambient"]), tensors)
     anchors = tensors["identity.mean_anchors"]
     if anchors.shape != (N_ANCHORS, 3):
         raise ValueError(f"the mean anchors have shape {tuple(anchors.shape)}; expected ({N_ANCHORS}, 3)")
     field = build_identity_field(identity, anchors, n_ambient=int(config["n_ambient"]))
     deformation = None
     if expression is not None:
-        deformation = ExpressionField(read_section(ExpressionModelConfig, expression, "expression"), field.n_code)
+        deformation = ExpressionField(expression, field.n_code)
     head = NeuralHead(
         field,
         deformation,
@@ -187,6 +203,26 @@ def _shrinkage(stored: Any) -> tuple[Shrinkage, Shrinkage] | None:
         if not (0 <= both.share <= 1 and (both.reach is None or both.reach > 0)):
             raise ValueError(f"the shrinkage of a prior is {both}; expected a share up to 1 and a reach above 0")
     return identity, expression
+
+
+def _check_size(
+    identity: IdentityModelConfig, expression: ExpressionModelConfig | None, n_ambient: int, tensors: dict[str, Tensor]
+) -> None:
+    """Refuse networks much larger than the weights: a few words in config.json can claim any size."""
+    n_numbers = sum(value.numel() for value in tensors.values())
+    if identity.kind == "ensemble":
+        networks = [
+            (identity.n_hidden, identity.n_layers, identity.n_global + identity.n_local),
+            (identity.n_hidden_anchors, 1, identity.n_global),
+        ]
+    else:
+        networks = [(identity.n_global_hidden, identity.n_global_layers, identity.n_global_code)]
+    if expression is not None:
+        networks.append((expression.n_hidden, expression.n_layers, expression.n_expression + expression.n_condition))
+    for width, n_layers, n_code in networks:
+        # Each has a matrix of about its width squared, and one of width times code.
+        if n_layers > len(tensors) or width * max(width, n_code + n_ambient) > 4 * n_numbers:
+            raise ValueError(f"{n_numbers} weights are too few for a network of width {width} and {n_layers} layers")
 
 
 def _is_kept(name: str) -> bool:

@@ -51,6 +51,11 @@ def read_head_model(source: str) -> HeadModel:
         return check_head_model(model)
     except TemplateError as error:
         raise TemplateError(f"{error} File {path}") from None
+    except Exception as error:  # a stranger's arrays can clash in any way
+        raise TemplateError(
+            f"the arrays of the head model do not fit together ({type(error).__name__}: {error}); expected those of a "
+            f"FLAME or GNM file. Download it again. File {path}"
+        ) from error
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from numpy import ndarray
 from nphm_core.errors import TemplateError
 
 _NUMPY_MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric")
+_MAX_DENSE = 1 << 27
+"""Numbers in a sparse matrix, written out: a few bytes can claim any size."""
 _SPARSE_CLASSES = {"csc_matrix": "csc", "csr_matrix": "csr", "csc_array": "csc", "csr_array": "csr"}
 
 
@@ -69,6 +71,8 @@ class _Columns(_Record):
         rows, columns = state["_shape"] if "_shape" in state else state["shape"]
         indptr, indices = np.asarray(state["indptr"]), np.asarray(state["indices"])
         major = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        if not 0 <= rows * columns <= _MAX_DENSE:
+            raise ValueError(f"a sparse matrix of {rows} x {columns} is too large")
         out = np.zeros((rows, columns))
         index = (indices, major) if self.by_column else (major, indices)
         np.add.at(out, index, np.asarray(state["data"]))
@@ -108,7 +112,7 @@ def read_pickle_arrays(path: Path) -> dict[str, Any]:
 def _array_or_none(value: Any) -> Any:
     try:
         value = plain(value)
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, LookupError, ValueError, AttributeError, OverflowError, RecursionError, MemoryError):
         return None
     return value if isinstance(value, (ndarray, int, float, str, list)) else None
 

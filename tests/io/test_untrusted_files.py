@@ -13,15 +13,18 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import sparse
 
+from benchmarks.fuzz_model_targets import flame
 from benchmarks.fuzz_targets import all_targets, mutated
-from nphm_core.errors import DamagedFileError, NphmError, ScanFileError, ScanTableError, TemplateError
+from nphm_core.errors import CheckpointError, DamagedFileError, NphmError, ScanFileError, ScanTableError, TemplateError
 from nphm_core.io.array_files import ArrayFileError, read_npy, read_npz_arrays
 from nphm_core.io.files import read_json
 from nphm_core.io.images import read_image
@@ -29,6 +32,8 @@ from nphm_core.io.layouts import find_nphm_scans
 from nphm_core.io.mask_file import read_mask_file
 from nphm_core.io.meshes import read_scan_file
 from nphm_core.io.scan_table import read_scan_table
+from nphm_core.io.verdicts import read_verdicts
+from nphm_core.template.read import read_head_model
 from nphm_core.template.safe_pickle import read_pickle_arrays
 
 TARGETS = {target.name: target for target in all_targets()}
@@ -180,6 +185,61 @@ def test_names_that_lead_out_of_the_results_are_refused(tmp_path, name):
         (tmp_path / "scans.tsv").write_text("subject\texpression\tpath\n" + row + "\n")
         with pytest.raises(ScanTableError):
             read_scan_table(tmp_path / "scans.tsv")
+
+
+def test_a_table_with_an_endless_cell_is_refused(tmp_path):
+    (tmp_path / "scans.tsv").write_text(f"subject\texpression\tpath\na\tb\t{'x' * 200_000}\n")
+    with pytest.raises(ScanTableError, match="no TSV"):
+        read_scan_table(tmp_path / "scans.tsv")
+    (tmp_path / "v.tsv").write_text(f"scan\tverdict\na/b\t{'x' * 200_000}\n")
+    with pytest.raises(ScanTableError, match="no TSV"):
+        read_verdicts(tmp_path / "v.tsv")
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@given(
+    key=st.sampled_from(sorted(flame())),
+    shape=st.lists(st.integers(0, 13), max_size=4),
+    kind=st.sampled_from(["f8", "i8", "U3", "?", "c16"]),
+    as_npz=st.booleans(),
+)
+def test_a_head_model_with_an_array_of_another_shape_or_kind_is_refused(key, shape, kind, as_npz):
+    data = flame() | {key: np.ones(shape, kind)}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "m"
+        if as_npz:
+            with path.open("wb") as stream:
+                np.savez(stream, **data)
+        else:
+            path.write_bytes(pickle.dumps(data))
+        with contextlib.suppress(TemplateError):
+            read_head_model(str(path))
+
+
+def test_a_sparse_matrix_that_claims_a_terabyte_is_left_out(tmp_path):
+    matrix = sparse.csc_matrix(np.eye(3))
+    matrix._shape = (10**6, 10**6)
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps({"J_regressor": matrix, "a": 1}, protocol=2))
+    assert read_pickle_arrays(tmp_path / "m.pkl") == {"a": 1}
+
+
+@pytest.mark.parametrize("key", ["n_hidden", "n_hidden_anchors", "n_layers", "n_global", "n_local"])
+def test_a_checkpoint_that_claims_larger_networks_than_it_has_weights_is_refused(tmp_path, key):
+    target = TARGETS["checkpoint config"]
+    target.prepare(tmp_path)
+    config = json.loads(target.seeds()[0])
+    target.read(tmp_path / target.file)
+    config["identity"][key] = 10**9
+    (tmp_path / target.file).write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="too few"):
+        target.read(tmp_path / target.file)
+
+
+def test_devices_are_no_files():
+    for read in (lambda path: read_mask_file(path, 5), read_scan_file):
+        with pytest.raises(ScanFileError):
+            read(Path("/dev/zero"))
 
 
 class RunsCode:
