@@ -1,10 +1,11 @@
 """As-rigid-as-possible registration of the fitted, subdivided template to a scan.
 
-The rest pose is the posed linear fit. From the coarsest level to the finest, outer iterations find the plane of the
-scan that each vertex belongs to, refit a rotation to every vertex's neighbourhood, and solve for all positions at
-once (Sorkine and Alexa 2007, with the coupled point-to-plane term of Chen and Medioni 1991). What passes from one
-level to the next is the displacement, so the rest pose keeps its detail. Stiffness and robust scale shrink on the way.
-Vertices without correspondences (hair, holes, unseen parts) follow the rigidity alone. Positions in mm, metric space.
+The rest pose is the posed linear fit, its lips and eyelids opened where they cross. From the coarsest level to the
+finest, outer iterations find the plane of the scan that each vertex belongs to, refit a rotation to every vertex's
+neighbourhood, and solve for all positions at once (Sorkine and Alexa 2007, with the coupled point-to-plane term of Chen
+and Medioni 1991). What passes from one level to the next is the displacement, so the rest pose keeps its detail.
+Stiffness and robust scale shrink on the way. Vertices without correspondences (hair, holes, unseen parts) follow the
+rigidity alone. Positions in mm, metric space.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from nphm_core.errors import RegistrationError
 from nphm_core.geometry.subdivision import Subdivision, subdivide_surface
 from nphm_core.registration.arap_level import RigidLevel
 from nphm_core.registration.arap_repair import crossing_faces, repair
+from nphm_core.registration.arap_rest import opened_rest
 from nphm_core.registration.correspondences import Correspondences, ScanTarget, Trust
 from nphm_core.registration.rims import RimPair
 from nphm_core.spaces import align_points
@@ -67,7 +69,7 @@ class ArapResult:
     n_crossed: int
     """Pairs of triangles of opposite lips or lids that still cross."""
     n_crossed_at_rest: int
-    """The same in the rest pose: a linear fit may have closed the lips too far."""
+    """The same in the linear fit, which may have closed the lips too far."""
 
 
 def trust_of_regions(regions: dict[str, Bool[ndarray, " n"]], n_vertices: int, *, is_bald: bool = False) -> Trust:
@@ -97,7 +99,8 @@ def register_arap(
     `rest` has either the coarse vertices or those of the finest level; `faces`, `trust` and `pairs` are of the
     coarse template. Raises RegistrationError where no vertex finds the scan.
     """
-    finest = _finest_rest(rest, faces, hierarchy)
+    fitted = _finest_rest(rest, faces, hierarchy)
+    finest = opened_rest(fitted, faces, hierarchy, pairs)
     all_faces = [faces, *(step.faces for step in hierarchy)]
     vertices, log = np.array(finest[: _n_coarse(hierarchy, len(finest))]), []
     for index, steps in enumerate(_schedule(config, len(all_faces))):
@@ -119,13 +122,13 @@ def register_arap(
     final = _correspondences(target, level, vertices, trust, config, config.robust_end_mm)
     return ArapResult(
         vertices,
-        finest,
+        fitted,
         np.where(repaired.data.weights > 0, final.weights, 0.0),
         final.distances,
         tuple(log),
         repaired.n_flipped,
         repaired.n_crossed,
-        sum(len(crossing_faces(finest, level.faces, pair)) for pair in pairs),
+        sum(len(crossing_faces(fitted, level.faces, pair)) for pair in pairs),
     )
 
 

@@ -11,6 +11,7 @@ from nphm_core.geometry.subdivision import loop_subdivision, subdivide_surface, 
 from nphm_core.registration.arap import register_arap, trust_of_regions
 from nphm_core.registration.arap_level import RigidLevel
 from nphm_core.registration.arap_repair import crossing_depths, crossing_faces, repair
+from nphm_core.registration.arap_rest import opened_rest
 from nphm_core.registration.correspondences import Correspondences, ScanTarget, Trust, smoothed_cloud
 from nphm_core.registration.rims import RimPair, rim_pairs
 from nphm_core.registration.scan_surface import ScanSurface
@@ -267,10 +268,7 @@ def test_flipped_triangles_are_relaxed():
 
 def test_lips_that_cross_are_found_and_pushed_apart():
     lips, faces, pair = two_lips(gap=1.0)
-    crossed = lips.copy()
-    # The upper lip sags into the lower one, deepest in the middle.
-    sag = np.exp(-(((lips[:, 0] - 5.5) ** 2 + (lips[:, 2] - 5.5) ** 2) / 8))
-    crossed[pair.upper > 0.5, 1] -= 1.6 * sag[pair.upper > 0.5]
+    crossed, _, _ = sagging_lips()
     depth, _ = crossing_depths(crossed, faces, pair)
     assert 0.3 < depth.max() < 0.7
     assert len(crossing_faces(crossed, faces, pair)) > 0
@@ -282,6 +280,34 @@ def test_lips_that_cross_are_found_and_pushed_apart():
     assert repaired.n_crossed == 0
     assert len(crossing_faces(repaired.vertices, faces, pair)) == 0
     assert crossing_depths(repaired.vertices, faces, pair)[0].max() < 0.1
+
+
+def sagging_lips():
+    """Two lips, the same with the upper one sunk into the lower one, and what tells them apart."""
+    lips, faces, pair = two_lips(gap=1.0)
+    sag = np.exp(-(((lips[:, 0] - 5.5) ** 2 + (lips[:, 2] - 5.5) ** 2) / 8))
+    crossed = lips.copy()
+    crossed[pair.upper > 0.5, 1] -= 1.6 * sag[pair.upper > 0.5]
+    return crossed, faces, pair
+
+
+def test_crossings_are_taken_out_of_the_rest_pose_on_all_levels():
+    crossed, faces, pair = sagging_lips()
+    hierarchy = subdivision_hierarchy(faces, len(crossed), 1)
+    finest = subdivide_surface(hierarchy, faces, crossed)
+    fine = pair.subdivided(hierarchy[0])
+    assert len(crossing_faces(finest, hierarchy[0].faces, fine)) > 20
+    opened = opened_rest(finest, faces, hierarchy, [pair])
+    assert len(crossing_faces(opened, hierarchy[0].faces, fine)) == 0
+    assert np.linalg.norm(opened - finest, axis=1).max() < 1.0
+
+
+def test_a_rest_pose_without_crossings_stays_what_it_is():
+    lips, faces, pair = two_lips(gap=1.0)
+    hierarchy = subdivision_hierarchy(faces, len(lips), 1)
+    finest = subdivide_surface(hierarchy, faces, lips)
+    assert opened_rest(finest, faces, hierarchy, [pair]) is finest
+    assert opened_rest(lips, faces, [], [pair]) is lips
 
 
 def two_lips(gap):
