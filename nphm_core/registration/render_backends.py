@@ -26,6 +26,14 @@ from nphm_core.registration.lean_import import bare_packages
 log = logging.getLogger(__name__)
 
 Backend = Literal["egl", "osmesa", "raycast"]
+# From Mesa's osmesa.h.
+_OSMESA_CONSTANTS = {
+    "OSMESA_DEPTH_BITS": 0x30,
+    "OSMESA_PROFILE": 0x33,
+    "OSMESA_CORE_PROFILE": 0x34,
+    "OSMESA_CONTEXT_MAJOR_VERSION": 0x36,
+    "OSMESA_CONTEXT_MINOR_VERSION": 0x37,
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ class OpenGLRenderer:
     def __init__(self, drawable: Drawable, backend: Literal["egl", "osmesa"], width: int, height: int) -> None:
         # The platform is chosen when PyOpenGL is imported, and never again in this process.
         os.environ["PYOPENGL_PLATFORM"] = backend
+        if backend == "osmesa":
+            _complete_osmesa()
         self._pyrender = _import_pyrender()
         self.backend: Backend = backend
         self._drawable = drawable
@@ -164,6 +174,27 @@ class OpenGLRenderer:
     def close(self) -> None:
         """Give the context back."""
         self._renderer.delete()
+
+
+def _complete_osmesa() -> None:
+    """Give PyOpenGL 3.1.0, which pyrender pins, what pyrender asks of OSMesa and only later versions have."""
+    from OpenGL import osmesa, platform
+
+    if hasattr(osmesa, "OSMesaCreateContextAttribs"):
+        return
+    create = platform.PLATFORM.OSMesa.OSMesaCreateContextAttribs
+    create.argtypes, create.restype = [ctypes.POINTER(ctypes.c_int), ctypes.c_void_p], osmesa.OSMesaContext
+
+    def create_context(attributes: Any, shared: Any) -> Any:
+        values = [int(value) for value in attributes]
+        return create((ctypes.c_int * len(values))(*values), shared)
+
+    # PyOpenGL keeps a table by contexts, and makes a new pointer each time it asks for the present one.
+    osmesa.OSMesaContext.__hash__ = lambda context: hash(context.address)
+    osmesa.OSMesaContext.__eq__ = lambda context, other: context.address == getattr(other, "address", None)
+    osmesa.OSMesaCreateContextAttribs = create_context
+    for name, value in _OSMESA_CONSTANTS.items():
+        setattr(osmesa, name, value)
 
 
 def _import_pyrender() -> Any:

@@ -1,4 +1,7 @@
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +11,8 @@ from nphm_core.geometry.rays import RayCaster
 from nphm_core.registration.cameras import framing
 from nphm_core.registration.drawable import drawable_of
 from nphm_core.registration.render_backends import OpenGLRenderer, RaycastRenderer, available_backends, open_renderer
+
+_BACKEND_VARIABLE = "NPHM_TEST_BACKEND"
 
 
 def _wavy_ball() -> Mesh:
@@ -42,7 +47,7 @@ def _looks(mesh: Mesh) -> dict[str, Mesh]:
 
 @pytest.mark.parametrize("look", ["grey", "colours", "texture"])
 def test_opengl_and_rays_draw_the_same_picture(look):
-    backend = available_backends()[0]
+    backend = os.environ.get(_BACKEND_VARIABLE, available_backends()[0])
     if backend == "raycast":
         pytest.skip("no OpenGL here")
     drawable = drawable_of(_looks(_wavy_ball())[look])
@@ -56,6 +61,15 @@ def test_opengl_and_rays_draw_the_same_picture(look):
     assert difference.mean() < 0.5
     assert (difference > 2).mean() < 0.005
     assert (rays < 250).any(axis=2).mean() > 0.3
+
+
+@pytest.mark.skipif("osmesa" not in available_backends(), reason="no OSMesa here")
+def test_osmesa_draws_the_same_picture_too():
+    # PyOpenGL keeps to one platform in a process.
+    command = [sys.executable, "-m", "pytest", "-q", __file__, "-k", "opengl_and_rays"]
+    done = subprocess.run(command, env=os.environ | {_BACKEND_VARIABLE: "osmesa"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
 
 
 def test_a_picture_does_not_depend_on_the_place_or_on_which_side_faces_out():
