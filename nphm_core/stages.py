@@ -50,7 +50,7 @@ _STAGES = (
     ),
     Stage(
         "flame_fit",
-        3,
+        4,
         needs=("ingest", "backproject"),
         needs_identity=("flame_fit",),
         artifacts=("flame.npz", "flame.ply", "flame.json"),

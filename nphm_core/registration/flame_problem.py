@@ -34,8 +34,8 @@ _HAIR_KERNEL_MM = 1.0
 _HAIR_REACH_MM = 30.0
 _BALD_SHARE = 0.55
 _BALD_DISTANCE_MM = 6.0
-# A bald scalp bends 0.15 to 0.51 times as much as the face on our scans, hair 0.5 to 1.
-_BALD_BEND = 0.6
+# A bald scalp bends 0.1 to 0.61 times as much as the face on the scans we have, hair 0.7 to 1.
+_BALD_BEND = 0.65
 _LOG_SCALE_STD = 0.04
 _MIN_NORMAL_COS = 0.5
 
