@@ -14,7 +14,7 @@ configfile: "config.yaml"
 
 
 use_this_python(workflow.basedir)
-plan = Plan(config, workflow, ancient)
+plan = Plan(config, workflow)
 models = ModelPlan(plan)
 guard = RunGuard(plan, workflow)
 tell_progress(plan, workflow)
@@ -22,7 +22,6 @@ tell_progress(plan, workflow)
 
 wildcard_constraints:
     subject="[A-Za-z0-9-]+",
-    expression="[A-Za-z0-9-]+",
 
 
 include: "workflow/rules/template.smk"
@@ -38,7 +37,8 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        plan.all_records,
+        plan.left,
+        plan.template,
         plan.summary,
         plan.verdict,
         plan.gallery,
@@ -59,8 +59,10 @@ onstart:
 
 
 onsuccess:
+    plan.close()
     shell(plan.closing_command)
 
 
 onerror:
+    plan.close()
     shell(plan.closing_command)

@@ -3,19 +3,20 @@
 A record says ok, failed or blocked, why, and the size and digest of each artifact. It holds no time and no host, so
 that the same work gives the same bytes and what depends on it is not made again. Because Snakemake removes a rule's
 outputs before it runs the rule, a hidden copy of the record stays beside it: with it a stage that is asked again for
-what it has already made sees that, and stops. Imported by the Snakefile: standard library only.
+what it has already made sees that, and stops. The hidden copy also holds, under `seen`, by what status the files were
+known when their contents were digested. Imported by the Snakefile: standard library only.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nphm_core.durable import atomic_write
-from nphm_core.stages import STAGES, TEMPLATE_VERSION, record_path
+from nphm_core.stages import TEMPLATE_VERSION, Stage, record_path
 from nphm_core.time_limit import deserves_more_time
 
 
@@ -35,9 +36,62 @@ def describe_artifact(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
+def signature(path: Path) -> list[int] | None:
+    """Give a file's inode, size and times; None if there is none. The last time (ctime) cannot be set by a program."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def stage_key(
+    stage: Stage,
+    settings: Mapping[str, Any],
+    seed: int,
+    inputs: Mapping[str, str],
+    *,
+    template: str | None,
+    source: Mapping[str, Any] | None,
+) -> str:
+    """Give the digest of everything that a stage's result for a scan depends on.
+
+    `settings` is the stage's section in full, `inputs` holds `result_digest` for each record it reads, `template` is
+    the digest of template.json, and `source` is what `ingest` reads: the table's row, and digests of its files.
+    """
+    facts: dict[str, Any] = {
+        "stage": stage.name,
+        "version": stage.version,
+        "settings": settings,
+        "seed": seed if stage.uses_seed else None,
+        "inputs": inputs,
+    }
+    if stage.uses_template:
+        facts["template"] = [TEMPLATE_VERSION, template]
+    if source is not None:
+        facts["source"] = source
+    return digest_of(facts)
+
+
+def without_seen(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what is tracked of a record: what the same work gives again, on any machine."""
+    return {key: value for key, value in record.items() if key != "seen"}
+
+
 def result_digest(record: dict[str, Any]) -> str:
     """Give the digest of what later stages can see of a record."""
     return digest_of({key: record.get(key) for key in ("status", "metrics", "artifacts", "reason")})
+
+
+def write_unit(path: Path, results: Path, stage: str, scan_ids: Iterable[str]) -> None:
+    """Write what Snakemake tracks of a job of several scans: the digest of what came of each. Each needs its record."""
+    _write(path, {scan_id: result_digest(read_record(results, scan_id, stage) or {}) for scan_id in scan_ids})
+
+
+def read_unit(path: Path) -> dict[str, Any]:
+    """Read what `write_unit` wrote; nothing if it is missing or damaged."""
+    unit = _read_json(path)
+    return unit if isinstance(unit, dict) else {}
 
 
 def read_record(results: Path, scan_id: str, stage: str) -> dict[str, Any] | None:
@@ -48,7 +102,7 @@ def read_record(results: Path, scan_id: str, stage: str) -> dict[str, Any] | Non
 def write_record(results: Path, scan_id: str, stage: str, record: dict[str, Any]) -> None:
     """Write a record and its hidden copy, each complete or not at all; what is known of earlier trouble goes."""
     write_hidden_record(results, scan_id, stage, record)
-    _write(Path(record_path(str(results), scan_id, stage)), record)
+    _write(Path(record_path(str(results), scan_id, stage)), without_seen(record))
     _trouble(results, scan_id, stage).unlink(missing_ok=True)
 
 
@@ -77,11 +131,15 @@ def _trouble(results: Path, scan_id: str, stage: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """Read a record; None if it is missing, cut short, or no record at all."""
+    record = _read_json(path)
+    return record if _is_record(record) else None
+
+
+def _read_json(path: Path) -> Any:
     try:
-        record = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
-    return record if _is_record(record) else None
 
 
 _PARTS: tuple[tuple[str, Any], ...] = (("artifacts", {}), ("metrics", {}), ("reason", ""))
@@ -102,29 +160,45 @@ def _is_record(record: Any) -> bool:
 
 def write_hidden_record(results: Path, scan_id: str, stage: str, record: dict[str, Any]) -> None:
     """Write the hidden copy alone, for what is made before its turn: the stage will find it current."""
-    _write(_hidden(Path(record_path(str(results), scan_id, stage))), record)
+    seen = record.get("seen", {}) | {"record": digest_of(without_seen(record))}
+    _write(_hidden(Path(record_path(str(results), scan_id, stage))), dict(record) | {"seen": seen})
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
+def _write(path: Path, record: Mapping[str, Any]) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def hidden_record(results: Path, scan_id: str, stage: str) -> dict[str, Any] | None:
     """Read the hidden copy of a record; None if there is none, or a damaged one."""
-    return _read(_hidden(Path(record_path(str(results), scan_id, stage))))
+    record = _read(_hidden(Path(record_path(str(results), scan_id, stage))))
+    seen = record.get("seen") if record else None
+    # Nothing else guards it: a record that came to harm would else pass for the result of its key.
+    if record is None or not isinstance(seen, dict) or seen.get("record") != digest_of(without_seen(record)):
+        return None
+    return record
+
+
+def is_retried(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record is that of a stage which another run tries again although nothing changed."""
+    return bool(record.get("was_killed")) or deserves_more_time(record)
 
 
 def current_record(results: Path, scan_id: str, stage: str, key: str) -> dict[str, Any] | None:
-    """Give the hidden copy of a record if it was made from the same inputs and every artifact is still as it says."""
+    """Give the hidden copy of a record if it was made from the same inputs and every artifact is still as it says.
+
+    Contents are digested where a file's status is not the one it was last known by.
+    """
     record = hidden_record(results, scan_id, stage)
-    if record is None or record.get("key") != key or deserves_more_time(record):
+    if record is None or record.get("key") != key or is_retried(record):
         return None
-    folder = scan_folder(results, scan_id)
-    for name, facts in record["artifacts"].items():
-        if not (folder / name).is_file() or describe_artifact(folder / name) != facts:
+    folder, seen = scan_folder(results, scan_id), record.get("seen", {})
+    artifacts = {name: signature(folder / name) for name in record["artifacts"]}
+    for name, status in artifacts.items():
+        is_as_seen = status is not None and status == seen.get("artifacts", {}).get(name)
+        if status is None or not (is_as_seen or describe_artifact(folder / name) == record["artifacts"][name]):
             return None
-    return record
+    return record | {"seen": seen | {"artifacts": artifacts}}
 
 
 def scan_folder(results: Path, scan_id: str) -> Path:
@@ -140,38 +214,6 @@ def template_folder(cache: str, settings: dict[str, Any]) -> str:
     source = settings["source"]
     name = "embedded" if source == "embedded" else Path(source).stem
     return f"{cache}/templates/{name}-{digest_of([settings, TEMPLATE_VERSION])[:8]}"
-
-
-def damaged_artifacts(results: str, scan_id: str, stage: str) -> list[str]:
-    """List artifacts of a stage that its record names and that are gone or have another size.
-
-    A record that cannot be read, or that ran out of less time than it would have now, stands in the list itself.
-    """
-    path = Path(record_path(results, scan_id, stage))
-    record = _read(path)
-    if record is None:
-        return [path.name] if path.exists() else []
-    if deserves_more_time(record):
-        return [path.name]
-    folder = scan_folder(Path(results), scan_id)
-    return [name for name, facts in record["artifacts"].items() if _size(folder / name) != facts["bytes"]]
-
-
-def stale_records(results: str, scan_ids: Iterable[str]) -> list[str]:
-    """List the records, of all scans and stages, whose artifacts are gone or have another size."""
-    return [
-        record_path(results, scan_id, stage)
-        for scan_id in scan_ids
-        for stage in STAGES
-        if damaged_artifacts(results, scan_id, stage)
-    ]
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return -1
 
 
 def _hidden(path: Path) -> Path:

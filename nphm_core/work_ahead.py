@@ -14,6 +14,8 @@ from typing import Any
 
 VARIABLE = "NPHM_WORK_AHEAD"
 """Name of the environment variable; without it every process makes its own stage only."""
+AGAIN_VARIABLE = "NPHM_AGAIN"
+"""Name of the environment variable that lists the stages a user forces: they run even if they are current."""
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,8 @@ def ahead_plan() -> AheadPlan | None:
     """Read the plan from the environment; None if there is none."""
     text = os.environ.get(VARIABLE)
     return AheadPlan(**json.loads(text)) if text else None
+
+
+def is_forced(stage: str) -> bool:
+    """Tell whether a stage is to be run although its result is current."""
+    return stage in os.environ.get(AGAIN_VARIABLE, "").split(",")

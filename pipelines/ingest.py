@@ -12,18 +12,16 @@ from nphm_core.io.landmark_file import read_landmark_file
 from nphm_core.io.layouts import read_nphm_mm_per_unit
 from nphm_core.io.mask_file import read_mask_file
 from nphm_core.io.meshes import read_scan_file, write_mesh
-from nphm_core.io.scan_table import row_facts
-from nphm_core.io.verdicts import VARIABLE, read_judged_table
+from nphm_core.io.verdicts import VARIABLE
 from nphm_core.registration.ingest import ingest_scan, kept_vertices
 from nphm_core.registration.scan_surface import MASKED_BELOW
 from nphm_core.spaces import MM_PER_UNIT
-from pipelines.stage_command import Job, stage_command
+from pipelines.stage_command import Job, scan_row, stage_command
 
 
 def process(job: Job) -> dict[str, Any]:
     """Bring the scan that the table names into its folder."""
-    table = read_judged_table(Path(job.options.table), job.options.verdicts)
-    row = row_facts(table, job.scan_id, job.options.canonical)
+    row = scan_row(job.options, job.scan_id)
     path = Path(row["path"])
     texture = Path(row["texture"]) if row["texture"] else None
     delivered = read_scan_file(path, texture=texture, texture_origin=row["texture_origin"])

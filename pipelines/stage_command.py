@@ -25,21 +25,27 @@ from nphm_core.provenance import Stopwatch, note_provenance
 from nphm_core.records import (
     current_record,
     describe_artifact,
-    digest_of,
     file_digest,
     read_record,
     result_digest,
     scan_folder,
+    signature,
     write_record,
+    write_unit,
 )
-from nphm_core.stages import STAGES, TEMPLATE_VERSION, Stage
+from nphm_core.records import stage_key as key_of
+from nphm_core.seals import source_files
+from nphm_core.stages import STAGES, Stage
+from nphm_core.work_ahead import is_forced
+from pipelines.stage_logs import own_log
 from pipelines.stage_trouble import NO_VERDICT, alone, note_trouble, trouble_text
-from pipelines.stage_watch import Tell, nobody, watch
+from pipelines.stage_watch import Tell, watch
 
 if TYPE_CHECKING:
     import numpy as np
 
     from nphm_core.config import Section
+    from nphm_core.io.scan_table import ScanTable
     from nphm_core.template.template import Template
 
 log = logging.getLogger("nphm")
@@ -60,8 +66,8 @@ class Job:
     template_folder: Path | None
     options: argparse.Namespace
     """All options of the command, for those that only one stage has."""
-    ahead: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    """Records of earlier stages of this scan that this process made ahead of their rules."""
+    ahead: "Records" = field(default_factory=dict)
+    """What this process made ahead of its rules."""
 
     @property
     def folder(self) -> Path:
@@ -91,7 +97,7 @@ class Job:
 
     def record(self, stage: str) -> dict[str, Any]:
         """Give the record of an earlier stage of this scan."""
-        return self.ahead.get(stage) or _needed_record(self.results, self.scan_id, stage)
+        return self.ahead.get((self.scan_id, stage)) or _needed_record(self.results, self.scan_id, stage)
 
     def related(self, role: str) -> Path | None:
         """Give the folder of the subject's `identity` or `canonical` scan; None if it is this one or there is none."""
@@ -100,6 +106,8 @@ class Job:
 
 
 Process = Callable[[Job], dict[str, Any]]
+Records = dict[tuple[str, str], dict[str, Any]]
+"""Records by scan and stage."""
 
 
 @lru_cache(maxsize=1)
@@ -132,28 +140,41 @@ def stage_command(
         sys.exit(1)
 
     def work(scan_ids: Sequence[str], tell: Tell) -> int:
+        made: Records = {}
         code = 0
         for scan_id in scan_ids:
             tell(scan_id, name)
-            started = time.process_time()
-            try:
-                record = run_stage(stage, process, scan_id, settings, options, tell)
-            except NO_VERDICT as error:
-                note_trouble(Path(options.results), scan_id, name, trouble_text(error))
-                code = 1
-            except NphmError as error:
-                # Not a verdict on a scan but a wrong call: an earlier stage that was never run.
-                log.error("%s", error)
-                code = 1
+            if _settle(stage, process, scan_id, settings, options):
+                work_ahead(stage, scan_id, options, made, tell)
             else:
-                log_verdict(record, time.process_time() - started)
-                work_ahead(stage, scan_id, options, tell)
+                code = 1
             tell(scan_id, "")
+        if made:
+            # For those that waited for another scan of this job.
+            for scan_id in scan_ids:
+                work_ahead(stage, scan_id, options, made, tell)
         return code
 
     code = watch(options.scans, work, lambda lost: settle_lost(lost, stage, settings, options))
     if code:
         sys.exit(code)
+    _finish_unit(stage, options)
+
+
+def _settle(stage: Stage, process: Process, scan_id: str, settings: "Section", options: argparse.Namespace) -> bool:
+    """Bring a scan through a stage and tell whether it got its verdict."""
+    started = time.process_time()
+    try:
+        record = run_stage(stage, process, scan_id, settings, options)
+    except NO_VERDICT as error:
+        note_trouble(Path(options.results), scan_id, stage.name, trouble_text(error))
+        return False
+    except NphmError as error:
+        # Not a verdict on a scan but a wrong call: an earlier stage that was never run.
+        log.error("%s", error)
+        return False
+    log_verdict(record, time.process_time() - started)
+    return True
 
 
 def finish_current(name: str) -> bool:
@@ -163,7 +184,7 @@ def finish_current(name: str) -> bool:
     """
     stage = STAGES[name]
     options, others = _parser(stage, None, None).parse_known_args()
-    if others:
+    if others or is_forced(name):
         return False
     results, found = Path(options.results), []
     for scan_id in options.scans:
@@ -176,7 +197,13 @@ def finish_current(name: str) -> bool:
         if record is not None:
             _keep(results, record)
             log_verdict(record, time.process_time())
+    _finish_unit(stage, options)
     return True
+
+
+def _finish_unit(stage: Stage, options: argparse.Namespace) -> None:
+    if options.unit:
+        write_unit(Path(options.unit), Path(options.results), stage.name, options.scans)
 
 
 def _keep(results: Path, record: dict[str, Any]) -> None:
@@ -197,15 +224,10 @@ def settings_json(text: str) -> dict[str, Any]:
 
 
 def run_stage(
-    stage: Stage,
-    process: Process,
-    scan_id: str,
-    settings: "Section",
-    options: argparse.Namespace,
-    tell: Tell = nobody,
+    stage: Stage, process: Process, scan_id: str, settings: "Section", options: argparse.Namespace
 ) -> dict[str, Any]:
     """Bring one scan through a stage, or see that nothing is to be done, and give its record."""
-    with alone(Path(options.results), scan_id, stage.name, tell):
+    with alone(Path(options.results), scan_id, stage.name):
         return _run_alone(stage, process, scan_id, settings, options)
 
 
@@ -213,9 +235,12 @@ def _run_alone(
     stage: Stage, process: Process, scan_id: str, settings: "Section", options: argparse.Namespace
 ) -> dict[str, Any]:
     results = Path(options.results)
-    key, blocked_by = stage_key(stage, scan_id, settings.model_dump(mode="json"), options)
-    record = current_record(results, scan_id, stage.name, key)
+    source = _source(scan_id, options) if stage.name == "ingest" else None
+    key, blocked_by = stage_key(stage, scan_id, settings.model_dump(mode="json"), options, source=source)
+    record = None if is_forced(stage.name) else current_record(results, scan_id, stage.name, key)
     if record is not None:
+        if source is not None:
+            record["seen"] |= {"sources": source.files}
         _keep(results, record)
         return record
     if blocked_by and not stage.tolerates_failure:
@@ -223,16 +248,28 @@ def _run_alone(
         reason = f"the stage {blocked_by} has no result"
         outcome = {"status": "blocked", "reason": reason, "blocked_by": blocked_by, "artifacts": {}, "metrics": {}}
     else:
-        outcome = attempt(stage, process, scan_id, settings, options)
-    record = new_record(stage, scan_id, key, outcome)
+        started = time.process_time()
+        with own_log(options_logs(options), stage.name, scan_id):
+            outcome = attempt(stage, process, scan_id, settings, options)
+            if options_logs(options):
+                log_verdict(outcome | {"scan": scan_id}, time.process_time() - started)
+    record = new_record(stage, scan_id, key, outcome, source)
     write_record(results, scan_id, stage.name, record)
     return record
 
 
-def new_record(stage: Stage, scan_id: str, key: str, outcome: dict[str, Any]) -> dict[str, Any]:
+def options_logs(options: argparse.Namespace) -> str | None:
+    """Give the folder of the scans' own logs; None where a job's log is its scan's."""
+    return getattr(options, "logs", None)
+
+
+def new_record(
+    stage: Stage, scan_id: str, key: str, outcome: dict[str, Any], source: "Source | None" = None
+) -> dict[str, Any]:
     """Give the record of what a stage came to."""
     facts = {"scan": scan_id, "stage": stage.name, "version": stage.version, "key": key}
-    return facts | {"artifacts": {}, "metrics": {}} | outcome
+    seen = {"artifacts": outcome.get("seen", {})} | ({"sources": source.files} if source else {})
+    return facts | {"artifacts": {}, "metrics": {}} | outcome | {"seen": seen}
 
 
 def attempt(
@@ -241,7 +278,7 @@ def attempt(
     scan_id: str,
     settings: "Section",
     options: argparse.Namespace,
-    ahead: Mapping[str, dict[str, Any]] | None = None,
+    ahead: Records | None = None,
 ) -> dict[str, Any]:
     """Do a stage's work on a scan, move what it wrote into the scan's folder, and give the outcome."""
     folder = scan_folder(Path(options.results), scan_id)
@@ -265,7 +302,7 @@ def attempt(
     except Exception as error:
         log.exception("unexpected error: please report it with this log")
         outcome = {"status": "failed", "reason": f"internal error: {error}", "error": type(error).__name__}
-    outcome |= {"artifacts": _move_artifacts(stage, staging, folder)}
+    outcome |= _move_artifacts(stage, staging, folder)
     facts = watch.facts() | {"status": outcome["status"], "seed": options.seed if stage.uses_seed else None}
     note_provenance(job.results, scan_id, stage.name, stage.version, settings.model_dump(mode="json"), facts)
     return outcome
@@ -281,7 +318,9 @@ def _move_artifacts(stage: Stage, staging: Path, folder: Path) -> dict[str, Any]
     staging.rmdir()
     remove_artifacts(stage, folder, keep=set(names))
     sync(folder)
-    return {name: describe_artifact(folder / name) for name in names}
+    # The status before the content: a change in between is then a change of what was seen.
+    seen = {name: signature(folder / name) for name in names}
+    return {"artifacts": {name: describe_artifact(folder / name) for name in names}, "seen": seen}
 
 
 def remove_artifacts(stage: Stage, folder: Path, keep: set[str]) -> None:
@@ -304,12 +343,12 @@ def stage_key(
     scan_id: str,
     settings: Mapping[str, Any],
     options: argparse.Namespace,
-    ahead: Mapping[str, dict[str, Any]] | None = None,
+    ahead: Records | None = None,
+    source: "Source | None" = None,
 ) -> tuple[str, str | None]:
     """Give the digest of everything the result depends on, and the first earlier stage that has no result.
 
-    `settings` is the stage's section in full, as JSON. `ahead` are records of this scan that go before the tracked
-    ones.
+    `settings` is the stage's section in full, as JSON. `ahead` are records that go before the tracked ones.
     """
     results = Path(options.results)
     needed = [(scan_id, name) for name in stage.needs]
@@ -318,24 +357,16 @@ def stage_key(
         needed += [(other, name) for name in names] if other else []
     inputs, blocked_by = {}, None
     for other, name in needed:
-        made_ahead = ahead.get(name) if ahead and other == scan_id else None
-        record = made_ahead or _needed_record(results, other, name)
+        record = (ahead or {}).get((other, name)) or _needed_record(results, other, name)
         inputs[f"{other}:{name}"] = result_digest(record)
         # A failed identity or canonical scan does not block the subject's others: the stage copes and warns.
         if record["status"] != "ok" and blocked_by is None and other == scan_id:
             blocked_by = record.get("blocked_by", name)
-    facts = {
-        "stage": stage.name,
-        "version": stage.version,
-        "settings": settings,
-        "seed": options.seed if stage.uses_seed else None,
-        "inputs": inputs,
-    }
-    if stage.uses_template:
-        facts["template"] = [TEMPLATE_VERSION, _template_digest(Path(options.template))]
+    template = _template_digest(Path(options.template)) if stage.uses_template else None
     if stage.name == "ingest":
-        facts["source"] = _source_facts(scan_id, options)
-    return digest_of(facts), blocked_by
+        source = source or _source(scan_id, options)
+    facts = {"row": source.row, "files": {name: sha for name, (_, sha) in source.files.items()}} if source else None
+    return key_of(stage, settings, options.seed, inputs, template=template, source=facts), blocked_by
 
 
 def _needed_record(results: Path, scan_id: str, stage: str) -> dict[str, Any]:
@@ -356,14 +387,36 @@ def _template_digest(folder: Path) -> str:
     return file_digest(path)
 
 
-def _source_facts(scan_id: str, options: argparse.Namespace) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Source:
+    """What `ingest` reads of a scan."""
+
+    row: dict[str, Any]
+    """The facts of the scan table."""
+    files: dict[str, tuple[list[int] | None, str]]
+    """Status and SHA-256 of each file, by column; None and empty if it does not exist."""
+
+
+def scan_row(options: argparse.Namespace, scan_id: str) -> dict[str, Any]:
+    """Give what the scan table says of a scan; a process reads the table once."""
     from nphm_core.io.scan_table import row_facts
+
+    return row_facts(_read_table(options.table, options.verdicts), scan_id, options.canonical)
+
+
+@lru_cache(maxsize=1)
+def _read_table(path: str, verdicts: Path | None) -> "ScanTable":
     from nphm_core.io.verdicts import read_judged_table
 
-    table = read_judged_table(Path(options.table), options.verdicts)
-    facts = row_facts(table, scan_id, options.canonical)
-    files = {key: Path(str(facts[key])) for key in ("path", "texture", "mask", "landmarks") if facts.get(key)}
-    return {"row": facts, "files": {key: file_digest(path) if path.is_file() else "" for key, path in files.items()}}
+    return read_judged_table(Path(path), verdicts)
+
+
+def _source(scan_id: str, options: argparse.Namespace) -> Source:
+    row = scan_row(options, scan_id)
+    # The status first, as in _move_artifacts.
+    status = {name: (signature(path), path) for name, path in source_files(row).items()}
+    files = {name: (seen, file_digest(path) if path.is_file() else "") for name, (seen, path) in status.items()}
+    return Source(row, files)
 
 
 def related_scan(results: Path, scan_id: str, role: str) -> str | None:
@@ -390,6 +443,8 @@ def _parser(
     parser.add_argument("scans", nargs="+", metavar="SUBJECT/EXPRESSION", help="scans to work on, one or many")
     parser.add_argument("--results", required=True, help="folder of the results")
     parser.add_argument("--settings", default="{}", help=f"JSON of the config's section `{stage.name}`")
+    parser.add_argument("--unit", help="file to write when all scans have records: what came of each")
+    parser.add_argument("--logs", help="folder of logs: each scan gets its own there, STAGE/SCAN.log")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     if stage.uses_template:
         parser.add_argument("--template", required=True, help="folder of the template")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nphm_core.errors import CrashError, TimeLimitError
-from nphm_core.records import scan_folder, write_record
+from nphm_core.records import read_trouble, scan_folder, write_record
 from nphm_core.stages import Stage
 from nphm_core.time_limit import time_limit_s
 from pipelines.stage_command import log_verdict, new_record, remove_artifacts, remove_leftovers, stage_key
@@ -19,21 +19,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("nphm")
 
 
-def settle_lost(lost: Lost, stage: Stage, settings: "Section", options: argparse.Namespace) -> None:
-    """Give a scan that hung or crashed its verdict; say what happened where it was killed from outside."""
+def settle_lost(lost: Lost, stage: Stage, settings: "Section", options: argparse.Namespace) -> bool:
+    """Give a scan that hung or crashed its verdict, and tell whether it has one.
+
+    Of one that was killed from outside only what happened is told. If that happens twice to a scan that shares its
+    job with others, it has failed for now, so that they get their verdicts; the next run tries it again.
+    """
     results = Path(options.results)
     if lost.stage != stage.name:
         # Work ahead: the stage's own process will meet the same, and then it is a verdict.
         log.warning("%s: %s in %s, which is left to its own process", lost.scan_id, lost.what, lost.stage)
-        return
+        return False
     outcome = _outcome(lost)
     if outcome is None:
         text = (
             f"{lost.what}; expected it to end by itself. Mostly the memory was not enough, or somebody stopped the "
             "run: run again, with fewer --cores or more memory"
         )
+        if len(options.scans) > 1 and read_trouble(results, lost.scan_id, stage.name):
+            outcome = _failed(text, MemoryError) | {"was_killed": True}
+    if outcome is None:
         note_trouble(results, lost.scan_id, stage.name, text)
-        return
+        return False
     with alone(results, lost.scan_id, stage.name):
         folder = scan_folder(results, lost.scan_id)
         remove_leftovers(stage, folder)
@@ -42,6 +49,7 @@ def settle_lost(lost: Lost, stage: Stage, settings: "Section", options: argparse
         record = new_record(stage, lost.scan_id, key, outcome)
         write_record(results, lost.scan_id, stage.name, record)
     log_verdict(record, 0.0)
+    return True
 
 
 def _outcome(lost: Lost) -> dict[str, Any] | None:

@@ -40,37 +40,30 @@ class Lost:
 
 Tell = Callable[[str, str], None]
 """Says which scan and which of its stages the child begins; without a stage, that the scan is done."""
-
-
-def nobody(_scan_id: str, _stage: str) -> None:
-    """Tell nobody."""
-
-
 Work = Callable[[Sequence[str], Tell], int]
 """Works on scans in order, in the child, and gives its exit code."""
 
 
-def watch(scan_ids: Sequence[str], work: Work, settle: Callable[[Lost], None]) -> int:
+def watch(scan_ids: Sequence[str], work: Work, settle: Callable[[Lost], bool | None]) -> int:
     """Work on all scans; give the exit code: 0 if every one was settled, by `work` or, where it was lost, by `settle`.
 
-    A crash is settled only if it happens twice: once can be bad luck. Whatever happens to a scan, the next one is
-    worked on.
+    A crash is settled only if it happens twice: once can be bad luck. What happens to one scan costs no other one.
     """
-    left, crashed, worst = list(scan_ids), set[tuple[str, str]](), 0
+    left, crashed, code = list(scan_ids), set[tuple[str, str]](), 0
     while left:
-        n_done, code, lost = _run_child(left, work)
+        n_done, child_code, lost = _run_child(left, work)
         left = left[n_done:]
         if lost is None:
-            return max(code, worst)
+            return child_code or code
         if lost.how == "crash" and (lost.scan_id, lost.stage) not in crashed:
             crashed.add((lost.scan_id, lost.stage))
             log.warning("%s: %s in %s; it is tried once more", lost.scan_id, lost.what, lost.stage)
             continue
-        settle(lost)
-        if lost.how == "killed":
-            worst = 1
+        is_settled = settle(lost)
+        if lost.how == "killed" and not is_settled:
+            code = 1
         left = left[1:]
-    return worst
+    return code
 
 
 def _run_child(scan_ids: Sequence[str], work: Work) -> tuple[int, int, Lost | None]:

@@ -1,13 +1,15 @@
-"""What the Snakefile asks before it plans: settings, scans, inputs of each job, and results that are gone.
+"""What the Snakefile asks before it plans: settings, scans, what is left to do, and the inputs of each job.
 
 The rules track one small record per stage and scan instead of the artifacts: a stage that fails on a scan says so in
-its record and exits well, so that all other scans go on. Artifacts that were deleted or cut short are found when the
-main process starts, by their sizes; their jobs are then forced, as `--forcerun` does.
+its record and exits well, so that all other scans go on. What is left to do is found before there is any job, from
+the results' seals (`nphm_core.seals`): a rule matches only what is to be made, so nothing else enters the plan, and
+what is there is a file like any other. With 5,200 scans a rerun costs what is left to do and not what is done.
 """
 
 import functools
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -18,32 +20,39 @@ from nphm_core import time_limit
 from nphm_core.config import Config, read_section
 from nphm_core.io import verdicts
 from nphm_core.io.scan_table import row_facts
-from nphm_core.records import digest_of, stale_records, template_folder
-from nphm_core.stages import STAGES, TEMPLATE_VERSION, record_path
-from nphm_core.work_ahead import VARIABLE, AheadPlan
+from nphm_core.records import digest_of, file_digest, template_folder
+from nphm_core.seals import Inspection, Wanted
+from nphm_core.stages import STAGES, TEMPLATE_VERSION
+from nphm_core.work_ahead import AGAIN_VARIABLE, VARIABLE, AheadPlan
+from workflow.command_line import asked
+from workflow.units import Units, scans_at_once
 
 InputFunction = Callable[[Any], dict[str, Any]]
+WHOLE_VARIABLE = "NPHM_WHOLE_PLAN"
+"""With this environment variable all jobs enter the plan, done or not: for --report, --summary, and to compare."""
+_ANY_UNIT = r"[A-Za-z0-9-]+(/[A-Za-z0-9-]+|\.\d+)?"
+_NO_UNIT = r"(?!)"
 
 
 class Plan:
     """All that the rules need to know; made once each time the Snakefile is read."""
 
-    def __init__(self, config: dict[str, Any], workflow: Any, ancient: Callable[[str], str]) -> None:
+    def __init__(self, config: dict[str, Any], workflow: Any) -> None:
         self.settings: Config = read_section(Config, config)
         # By the environment, so that no rule's command or parameters tell of what decides nothing about results.
         os.environ[time_limit.VARIABLE] = str(self.settings.stage_timeout_s)
+        os.environ[verdicts.VARIABLE] = self.settings.verdicts
         self.table = verdicts.read_judged_table(Path(self.settings.scans), self._verdicts)
         self.scan_ids = [row.scan_id for row in self.table.rows]
+        self._rows = {scan_id: row_facts(self.table, scan_id, self.settings.canonical) for scan_id in self.scan_ids}
         self._workflow = workflow
-        self._ancient = ancient
-        self._facts: dict[str, dict[str, Any]] = {}
-        # Jobs on a cluster read the Snakefile as well: they have been told what to do.
-        stale = stale_records(self.settings.results, self.scan_ids) if workflow.is_main_process else []
-        self._stale = frozenset(stale)
-        self._restored = {_scan_of(record) for record in stale}
+        self._asked = asked()
+        at_once = scans_at_once(self.settings.scans_per_job, len(self._rows), self._asked.files)
+        self.units = Units(self._rows, self.settings.results, at_once)
         # Likewise: no rule's command is to tell of the settings of another stage.
         os.environ[VARIABLE] = self.ahead.to_text()
-        os.environ[verdicts.VARIABLE] = self.settings.verdicts
+        # Jobs on a cluster read the Snakefile as well: they have been told what to do.
+        self._todo = self._look() if workflow.is_main_process else None
 
     @property
     def _verdicts(self) -> Path | None:
@@ -74,14 +83,86 @@ class Plan:
         options += ["--subdivide", subdivide, "--colour-max-mm", str(settings.evaluate.colour_max_mm)]
         return shlex.join(options)
 
-    def record(self, stage: str, scan_id: str = "{subject}/{expression}") -> str:
-        """Give the record of a stage, for one scan or with wildcards."""
-        return record_path(self.settings.results, scan_id, stage)
+    def _look(self) -> dict[str, dict[str, set[str]]]:
+        """Find the units that each stage is to run on, and the scans in them for which it is to run."""
+        forced = self._forced
+        os.environ[AGAIN_VARIABLE] = ",".join(sorted(forced))
+        inspection = self._inspection()
+        todo: dict[str, dict[str, set[str]]] = {stage: {} for stage in STAGES}
+        for scan_id in self.scan_ids:
+            for stage in inspection.todo(scan_id).stages | forced:
+                todo[stage].setdefault(self.units.of(scan_id), set()).add(scan_id)
+        for unit, stage in self.units.asked(self._asked.files):
+            todo[stage].setdefault(unit, set(self.units.scans.get(unit, ())))
+        if not self._asked.is_dry:
+            inspection.keep()
+        return todo
+
+    def _inspection(self) -> Inspection:
+        template = None if self._is_template_due else file_digest(Path(self.template))
+        wanted = Wanted(self.ahead.settings, self.settings.seed, template)
+        return Inspection(self.settings.results, wanted, self._rows, self.units.of_many)
 
     @property
-    def all_records(self) -> list[str]:
-        """Every record of every scan: a stage whose record is gone runs again even if later ones exist."""
-        return [self.record(stage, scan_id) for scan_id in self.scan_ids for stage in STAGES]
+    def _forced(self) -> set[str]:
+        """The stages that the user wants again, and what follows."""
+        named = set(STAGES) if self._asked.all_forced else set(self._asked.forced) & set(STAGES)
+        if "template" in self._asked.forced:
+            named |= {name for name, stage in STAGES.items() if stage.uses_template}
+        for name, stage in STAGES.items():
+            if named & {*stage.needs, *stage.needs_identity, *stage.needs_canonical}:
+                named.add(name)
+        return named
+
+    @functools.cached_property
+    def _is_template_due(self) -> bool:
+        """Whether the template is missing, or made of another file."""
+        try:
+            facts = json.loads(Path(self.template).read_bytes()).get("facts", {})
+            return any(file_digest(Path(path)) != facts.get("source_sha256") for path in self.template_sources)
+        except (OSError, ValueError, AttributeError):
+            return True
+
+    def close(self) -> None:
+        """Seal what a run has made, so that the next start need not read every record."""
+        if self._workflow.is_main_process:
+            self.__dict__.pop("_is_template_due", None)
+            inspection = self._inspection()
+            for scan_id in self.scan_ids:
+                inspection.todo(scan_id)
+            inspection.keep()
+
+    def pattern(self, stage: str) -> str:
+        """Give the regular expression of the units that a stage's rule is for: those it is to run on."""
+        if self._todo is None or WHOLE_VARIABLE in os.environ or len(self._todo[stage]) == len(self.units.scans):
+            return _ANY_UNIT
+        return "|".join(re.escape(unit) for unit in sorted(self._todo[stage])) or _NO_UNIT
+
+    def scans_left(self, stage: str, unit: str) -> set[str]:
+        """Give the scans of a unit for which a stage is to run; all if that is not known."""
+        scans = set(self.units.scans.get(unit, ()))
+        return scans if self._todo is None else self._todo[stage].get(unit, scans)
+
+    def n_scans_left(self, stage: str, n_jobs: int) -> int:
+        """Give for how many scans a stage is to run, in so many jobs; an estimate where not all of them are planned."""
+        units = (self._todo or {}).get(stage) or self.units.scans
+        return round(n_jobs * sum(len(scans) for scans in units.values()) / len(units)) if units else 0
+
+    def record(self, stage: str) -> str:
+        """Give what a stage's rule makes, with wildcards."""
+        return self.units.tracked(stage, "{scans}")
+
+    def records(self, *stages: str, scan_ids: list[str] | None = None) -> list[str]:
+        """List what the rules of stages make, for all scans or some."""
+        units = dict.fromkeys(self.units.of(scan_id) for scan_id in scan_ids or self.scan_ids)
+        return [self.units.tracked(stage, unit) for unit in units for stage in stages]
+
+    @property
+    def left(self) -> list[str]:
+        """What is to be made of all scans: also stages whose later ones exist."""
+        if self._todo is None or WHOLE_VARIABLE in os.environ:
+            return self.records(*STAGES)
+        return [self.units.tracked(stage, unit) for stage in STAGES for unit in sorted(self._todo[stage])]
 
     @property
     def summary(self) -> str:
@@ -90,14 +171,13 @@ class Plan:
 
     @property
     def verdict(self) -> str:
-        """What the table comes to, under the run's fingerprint: exists only if no more scans failed than allowed."""
+        """What the table comes to: exists only if no more scans failed than allowed."""
         return f"{self.settings.results}/verdict.txt"
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of all that decides results beside the scans and the head model: settings, seed, versions."""
-        versions = {stage: self.version(stage) for stage in STAGES}
-        return f"settings {digest_of([self.ahead.settings, versions, self.settings.seed])[:16]}"
+    def rows_digest(self) -> str:
+        """Digest of what the scan table says of all scans."""
+        return digest_of(self._rows)
 
     @property
     def template_folder(self) -> str:
@@ -108,6 +188,12 @@ class Plan:
     def template(self) -> str:
         """The file that stands for the whole template."""
         return f"{self.template_folder}/template.json"
+
+    def template_inputs(self, wildcards: Any) -> list[str]:
+        """List what the template is made of; if that is not what it was made of, its job is forced."""
+        if self._todo is not None and self._is_template_due:
+            self._workflow.dag.forcefiles.add(self.template)
+        return self.template_sources
 
     @property
     def template_sources(self) -> list[str]:
@@ -166,62 +252,54 @@ class Plan:
         settings = getattr(self.settings, section).model_dump(mode="json")
         return f"--settings {shlex.quote(json.dumps(settings, sort_keys=True))}"
 
-    def row(self, wildcards: Any) -> dict[str, Any]:
-        """Give what the scan table says of a scan: a change there makes the scan anew."""
-        scan_id = f"{wildcards.subject}/{wildcards.expression}"
-        if scan_id not in self._facts:
-            self._facts[scan_id] = row_facts(self.table, scan_id, self.settings.canonical)
-        return self._facts[scan_id]
+    def scans(self, wildcards: Any) -> list[str]:
+        """List the scans of a job."""
+        return self.units.scans[wildcards.scans]
+
+    def unit_option(self, wildcards: Any, output: Any) -> str:
+        """Give the options for a job of several scans: the file that it makes, and where each scan's log goes."""
+        return shlex.join(["--logs", "logs", "--unit", str(output[0])]) if wildcards.scans in self.units.several else ""
+
+    def minutes(self, minutes: int) -> Callable[..., int]:
+        """Give a job's time limit: more for more scans, and for another attempt."""
+        return lambda wildcards, attempt: attempt * (minutes + 4 * len(self.scans(wildcards)))
+
+    def megabytes(self, megabytes: int) -> Callable[..., int]:
+        """Give a job's memory: more for another attempt."""
+        return lambda wildcards, attempt: attempt * megabytes
 
     def delivered(self, wildcards: Any) -> list[str]:
-        """List the files of a scan as delivered; those that are missing are the stage's verdict, not the run's end."""
-        self._force_if_damaged(self.record("ingest", f"{wildcards.subject}/{wildcards.expression}"))
-        facts = self.row(wildcards)
-        named = (facts.get(key) for key in ("path", "texture", "mask", "landmarks"))
+        """List the files of scans as delivered; those that are missing are the stage's verdict, not the run's end."""
+        self._force("ingest", wildcards.scans)
+        rows = (self._rows[scan_id] for scan_id in self.scans(wildcards))
+        named = (row.get(key) for row in rows for key in ("path", "texture", "mask", "landmarks"))
         return [str(path) for path in named if path and Path(path).exists()]
 
     def inputs(self, stage: str) -> InputFunction:
-        """Give the function that lists a stage's inputs for a scan, by name."""
+        """Give the function that lists a stage's inputs for a unit, by name."""
         facts = STAGES[stage]
 
-        def of_scan(wildcards: Any) -> dict[str, Any]:
-            scan_id = f"{wildcards.subject}/{wildcards.expression}"
-            self._force_if_damaged(self.record(stage, scan_id))
-            found: dict[str, Any] = {name: self.record(name, scan_id) for name in facts.needs}
+        def of_unit(wildcards: Any) -> dict[str, Any]:
+            unit = wildcards.scans
+            self._force(stage, unit)
+            found: dict[str, Any] = {name: self.units.tracked(name, unit) for name in facts.needs}
             for role, names in (("identity", facts.needs_identity), ("canonical", facts.needs_canonical)):
-                other = self.row(wildcards).get(f"{role}_scan")
-                if other and other != scan_id:
-                    found |= {f"{role}_{name}": self._of_other(self.record(name, other), other) for name in names}
+                other = self._rows[self.units.scans[unit][0]].get(f"{role}_scan")
+                if names and other and self.units.of(other) != unit:
+                    found |= {f"{role}_{name}": self.units.tracked(name, self.units.of(other)) for name in names}
             if facts.uses_template:
                 found["template"] = self.template
             return found
 
-        return of_scan
+        return of_unit
 
-    def _of_other(self, record: str, scan_id: str) -> str:
-        # A scan that only gets lost files back gets the same ones: no reason to make others that read them anew.
-        # Should they differ after all, the next run sees it by the record's checksum. With changed settings the
-        # others must run as well, and then after this one.
-        return self._ancient(record) if scan_id in self._restored and self._is_as_made else record
-
-    @functools.cached_property
-    def _is_as_made(self) -> bool:
-        """Whether the last complete run had these settings and versions."""
-        path = Path(self.verdict)
-        return path.is_file() and self.fingerprint in path.read_text().splitlines()[:1]
-
-    def _force_if_damaged(self, record: str) -> None:
-        # As `--forcerun` does. Params cannot say it: Snakemake keeps what they were before the job, and runs it again.
-        if record in self._stale:
-            self._workflow.dag.forcefiles.add(record)
+    def _force(self, stage: str, unit: str) -> None:
+        # As `--forcerun` does: Snakemake knows neither contents nor what its jobs read by themselves.
+        if self._todo is not None and unit in self._todo[stage]:
+            self._workflow.dag.forcefiles.add(self.units.tracked(stage, unit))
 
 
 def use_this_python(basedir: str) -> None:
     """Let jobs find this Python and this code, wherever Snakemake was started; a conda environment still goes first."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [basedir, os.environ.get("PYTHONPATH")]))
-
-
-def _scan_of(record: str) -> str:
-    subject, expression = Path(record).parts[-4:-2]
-    return f"{subject}/{expression}"

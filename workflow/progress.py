@@ -9,11 +9,11 @@ import logging
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from nphm_core.stages import STAGES
+from nphm_core.stages import STAGES, record_path
 from workflow.forecast import Forecast, duration_text
 
 _TERMINAL_INTERVAL_S = 10.0
@@ -32,20 +32,22 @@ class Progress(logging.Handler):
         is_dry_run: Callable[[], bool],
         is_quiet: Callable[[], bool],
         record_of: Callable[[str], Path],
+        scans_of: Callable[[str, str], Collection[str]] = lambda stage, scan_id: (scan_id,),
+        n_scans: Callable[[str, int], int] = lambda stage, n_jobs: n_jobs,
         stream: TextIO = sys.stderr,
         clock: Callable[[], float] = time.time,
         interval_s: float | None = None,
     ) -> None:
         super().__init__()
         self._forecast, self._is_dry_run, self._is_quiet, self._record_of = forecast, is_dry_run, is_quiet, record_of
-        self._stream, self._clock = stream, clock
+        self._stream, self._clock, self._scans_of, self._n_scans = stream, clock, scans_of, n_scans
         self._interval_s = interval_s or (_TERMINAL_INTERVAL_S if stream.isatty() else _FILE_INTERVAL_S)
         self._planned: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
         self._jobs: dict[int, tuple[str, Mapping[str, str]]] = {}
         self._started: dict[int, float] = {}
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._n_failed = self._n_errors = 0
+        self._n_jobs = self._n_jobs_done = self._n_failed = self._n_errors = 0
         self._begin = self._told = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -68,9 +70,8 @@ class Progress(logging.Handler):
         """Say how far the run is."""
         now = self._clock()
         n, done = self._planned[_LAST_STAGE], self._finished[_LAST_STAGE]
-        jobs, jobs_done = sum(self._planned.values()), sum(self._finished.values())
         parts = [f"scans: {done:,} of {n:,} done, {self._n_failed:,} of them failed, {n - done:,} left"] if n else []
-        parts.append(f"jobs: {jobs_done:,} of {jobs:,}")
+        parts.append(f"jobs: {self._n_jobs_done:,} of {self._n_jobs:,}")
         if self._n_errors:
             parts.append(f"{self._n_errors:,} jobs ended with an error, see above")
         elapsed = now - self._begin
@@ -83,17 +84,21 @@ class Progress(logging.Handler):
         return "; ".join(parts)
 
     def _plan(self, record: logging.LogRecord) -> None:
-        self._planned = Counter({rule: n for rule, n in record.stats.items() if rule != "total"})  # type: ignore[attr-defined]
+        jobs = {rule: n for rule, n in record.stats.items() if rule != "total"}  # type: ignore[attr-defined]
+        self._n_jobs = sum(jobs.values())
+        self._planned = Counter({rule: self._n_scans(rule, n) if rule in STAGES else n for rule, n in jobs.items()})
         self._begin = self._told = self._clock()
         if not self._is_dry_run():
             self._say(self._forecast.text(self._planned))
 
     def _finish(self, job: int) -> None:
         rule, wildcards = self._jobs.get(job, ("", {}))
-        self._finished[rule] += 1
+        scans = self._scans_of(rule, wildcards["scans"]) if rule in STAGES else ()
+        self._n_jobs_done += 1
+        self._finished[rule] += len(scans) or 1
         self._seconds[rule] += self._clock() - self._started.pop(job, self._clock())
         if rule == _LAST_STAGE:
-            self._n_failed += self._has_failed(f"{wildcards['subject']}/{wildcards['expression']}")
+            self._n_failed += sum(map(self._has_failed, scans))
         if self._clock() - self._told >= self._interval_s:
             self._told = self._clock()
             self._say(self.line())
@@ -148,6 +153,8 @@ def tell_progress(plan: Any, workflow: Any) -> None:
         forecast,
         is_dry_run=lambda: workflow.dryrun,
         is_quiet=lambda: "all" in {str(quiet) for quiet in workflow.output_settings.quiet or ()},
-        record_of=lambda scan_id: Path(plan.record(_LAST_STAGE, scan_id)),
+        record_of=lambda scan_id: Path(record_path(settings.results, scan_id, _LAST_STAGE)),
+        scans_of=plan.scans_left,
+        n_scans=plan.n_scans_left,
     )
     logger.addHandler(handler)

@@ -20,7 +20,6 @@ from nphm_core.records import read_record, read_trouble
 from nphm_core.stages import STAGES
 from workflow.planning import Plan
 
-_RECORD = re.compile(r"scans/([A-Za-z0-9-]+/[A-Za-z0-9-]+)/stages/(\w+)\.json$")
 _N_REASONS = 5
 
 
@@ -30,6 +29,7 @@ class RunGuard(logging.Handler):
     def __init__(self, plan: Plan, workflow: Any) -> None:
         super().__init__()
         self._settings, self._results, self._workflow = plan.settings, Path(plan.settings.results), workflow
+        self._units = plan.units
         self._jobs: dict[int, list[str]] = {}
         self._failed: dict[str, tuple[str, str]] = {}
         self._decided: set[str] = set()
@@ -63,8 +63,7 @@ class RunGuard(logging.Handler):
             self._note(self._jobs.get(getattr(record, "jobid", -1), []), has_result=False)
 
     def _note(self, outputs: list[str], *, has_result: bool) -> None:
-        for found in filter(None, map(_RECORD.search, outputs)):
-            scan_id, stage = found[1], found[2]
+        for scan_id, stage in self._units.scans_of(outputs):
             if has_result:
                 self._note_record(scan_id, stage)
             else:

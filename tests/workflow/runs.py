@@ -6,8 +6,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+from nphm_core.stages import STAGES
+
 AFTER_ARAP = ("arap", "watertight", "sample_sdf", "sample_delta", "evaluate")
 AFTER_FIT = ("flame_fit", "subdivide", *AFTER_ARAP)
+
+_TEMPLATE_COMMAND = """
+import sys
+from pathlib import Path
+
+folder = Path(sys.argv[sys.argv.index("--out") + 1])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "template.json").write_text("{}")
+"""
+
+
+_REPORT_COMMAND = """
+import sys
+from pathlib import Path
+
+folder = Path(sys.argv[sys.argv.index("--out") + 1])
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "index.html").write_text("<!doctype html>")
+"""
 
 
 def of_scan(scan: str, *stages: str) -> set[str]:
@@ -54,3 +75,19 @@ class Copy:
 
     def artifact(self, scan: str, name: str) -> Path:
         return self.folder / "results" / "scans" / scan / name
+
+
+class StandIns(Copy):
+    """A copy of the workflow whose stages do next to nothing."""
+
+    def __init__(self, repository: Path, folder: Path) -> None:
+        super().__init__(repository, folder, "nphm_core", "workflow", "envs")
+        commands = folder / "pipelines"
+        commands.mkdir()
+        shared = [repository / "pipelines" / f"{name}.py" for name in ("__init__", "__main__", "summary")]
+        for path in [*shared, *(repository / "pipelines").glob("stage_*.py")]:
+            shutil.copy(path, commands)
+        for stage in STAGES:
+            shutil.copy(repository / "tests" / "workflow" / "stand_in_stage.py", commands / f"{stage}.py")
+        (commands / "template.py").write_text(_TEMPLATE_COMMAND)
+        (commands / "report.py").write_text(_REPORT_COMMAND)

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from nphm_core.errors import FaceNotFoundError, NphmError, ScanFileError
-from nphm_core.io.verdicts import VARIABLE, read_judged_table
+from nphm_core.io.verdicts import VARIABLE
 from nphm_core.stages import STAGES
-from pipelines.stage_command import stage_command
+from pipelines.stage_command import scan_row, stage_command
 
 NAME = Path(__file__).stem
 
@@ -20,10 +20,7 @@ def process(job):
     if NAME == "landmarks":
         _trouble(job.record("ingest")["metrics"]["text"])
     if NAME == "ingest":
-        from nphm_core.io.scan_table import row_facts
-
-        table = read_judged_table(Path(job.options.table), job.options.verdicts)
-        metrics["row"] = row_facts(table, job.scan_id, job.options.canonical)
+        metrics["row"] = scan_row(job.options, job.scan_id)
         metrics["text"] = _read(Path(metrics["row"]["path"]))
     elif NAME == "evaluate":
         failed = [stage for stage in STAGES[NAME].needs if job.record(stage)["status"] != "ok"]

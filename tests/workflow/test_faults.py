@@ -44,9 +44,9 @@ class Scans(Clone):
         pytest.fail(f"{path} never came")
 
     def contents(self) -> dict[str, bytes]:
-        """All artifacts and records; provenance tells of times."""
+        """All artifacts and records; provenance and hidden records tell of times."""
         folder = self.folder / "results" / "scans"
-        files = [path for path in folder.rglob("*") if path.is_file() and path.name != FILE]
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != FILE and path.name[0] != "."]
         return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

@@ -34,7 +34,7 @@ class Run:
 
     def job(self, number: int, rule: str, scan: str, seconds: float, verdict: str | None = None) -> None:
         subject, expression = scan.split("/")
-        wildcards = {"subject": subject, "expression": expression}
+        wildcards = {"scans": scan}
         if verdict:
             record = {"status": "ok", "metrics": {"verdict": verdict}}
             (self.folder / f"{subject}-{expression}.json").write_text(json.dumps(record))
@@ -70,7 +70,7 @@ def test_done_failed_and_left_are_counted_with_rate_and_end(run):
 def test_jobs_at_once_shorten_the_estimate(run):
     run.event("run_info", stats={"arap": 4, "evaluate": 1, "total": 5})
     for number in (1, 2):
-        run.event("job_info", jobid=number, rule_name="arap", wildcards={"subject": "a", "expression": str(number)})
+        run.event("job_info", jobid=number, rule_name="arap", wildcards={"scans": f"a/{number}"})
     run.event("job_started", jobs=[1, 2])
     run.now_s += 20
     run.event("job_finished", job_id=1)

@@ -1,13 +1,12 @@
 """The real rules with stages that do next to nothing: what runs, what comes back, what a failure stops."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from nphm_core.stages import STAGES
-from tests.workflow.runs import AFTER_ARAP, AFTER_FIT, Copy, of_scan
+from tests.workflow.runs import AFTER_ARAP, AFTER_FIT, StandIns, of_scan
 
 pytestmark = pytest.mark.slow
 
@@ -19,43 +18,13 @@ TABLE = "subject\texpression\tneutral\tpath\n" + "".join(
         ("B", "rest", "closed"),
     )
 )
-TEMPLATE_COMMAND = """
-import sys
-from pathlib import Path
-
-folder = Path(sys.argv[sys.argv.index("--out") + 1])
-folder.mkdir(parents=True, exist_ok=True)
-(folder / "template.json").write_text("{}")
-"""
 
 
-REPORT_COMMAND = """
-import sys
-from pathlib import Path
-
-folder = Path(sys.argv[sys.argv.index("--out") + 1])
-folder.mkdir(parents=True, exist_ok=True)
-(folder / "index.html").write_text("<!doctype html>")
-"""
-
-
-class Clone(Copy):
-    """A copy of the workflow with stand-in stages and three scans: A's two, and B's without a face."""
+class Clone(StandIns):
+    """Three scans: A's two, and B's without a face."""
 
     def __init__(self, repository: Path, folder: Path) -> None:
-        super().__init__(repository, folder, "nphm_core", "workflow", "envs")
-        commands = folder / "pipelines"
-        commands.mkdir()
-        shared = sorted((repository / "pipelines").glob("stage_*.py"))
-        for path in (
-            *shared,
-            *(repository / "pipelines" / f"{name}.py" for name in ("__init__", "__main__", "summary")),
-        ):
-            shutil.copy(path, commands)
-        for stage in STAGES:
-            shutil.copy(repository / "tests" / "workflow" / "stand_in_stage.py", commands / f"{stage}.py")
-        (commands / "template.py").write_text(TEMPLATE_COMMAND)
-        (commands / "report.py").write_text(REPORT_COMMAND)
+        super().__init__(repository, folder)
         (folder / "scans.tsv").write_text(TABLE)
         for scan, text in (("A-rest", "a face"), ("A-open", "a face"), ("B-rest", "no face")):
             (folder / f"{scan}.ply").write_text(text)
@@ -189,3 +158,31 @@ def test_too_many_failed_scans_make_the_run_an_error_each_time(clone):
 def test_an_unknown_setting_names_the_nearest_one(clone):
     clone.set_config("arap:\n  stifness_end: 0.06\n")
     assert "did you mean stiffness_end?" in clone.snakemake("--dry-run", fails=True)
+
+
+def test_jobs_of_several_scans_find_what_single_ones_made_and_lose_nothing(clone):
+    clone.set_config("scans_per_job: 25\n")
+    # A change of the layout writes what Snakemake tracks anew, and makes nothing.
+    made = {path: path.stat().st_mtime_ns for path in (clone.folder / "results" / "scans").rglob("*.ply")}
+    clone.snakemake()
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert "Nothing to be done" in clone.snakemake()
+    clone.artifact("A/open", "flame.npz").unlink()
+    output = clone.snakemake("--printshellcmds")
+    jobs = re.findall(r"python -m pipelines (\w+) .* A/rest A/open > ", output)
+    assert sorted(jobs) == sorted(AFTER_FIT), "one job for both scans of A, none for B"
+    assert clone.artifact("A/open", "flame.npz").is_file()
+    log = clone.folder / "logs" / "flame_fit" / "A" / "open.log"
+    assert "A/open: ok" in log.read_text()
+    assert "Nothing to be done" in clone.snakemake()
+    # One scan by its name, whatever shares its jobs.
+    clone.artifact("A/open", "samples_sdf.safetensors").unlink()
+    record = "results/scans/A/open/stages/sample_sdf.json"
+    assert clone.jobs(record) == of_scan("A/open", "sample_sdf")
+
+
+def test_a_forced_stage_runs_again_although_it_is_current(clone):
+    weights = clone.artifact("A/rest", "registered_weights.npz")
+    before = weights.stat().st_mtime_ns
+    assert clone.jobs("--forcerun", "arap") == set().union(*(of_scan(scan, *AFTER_ARAP) for scan in ALL_SCANS))
+    assert weights.stat().st_mtime_ns > before

@@ -7,29 +7,32 @@ rule evaluate:
     output:
         plan.record("evaluate"),
     log:
-        "logs/evaluate/{subject}/{expression}.log",
+        "logs/evaluate/{scans}.log",
+    wildcard_constraints:
+        scans=plan.pattern("evaluate"),
     priority: stage_priority("evaluate")
     conda:
         "../../envs/face.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=plan.megabytes(3000),
+        runtime=plan.minutes(20),
     params:
         version=plan.version("evaluate"),
         options=plan.options("evaluate"),
         folders=plan.folders("evaluate"),
+        scans=plan.scans,
+        unit=plan.unit_option,
     message:
-        "Measuring {wildcards.subject}/{wildcards.expression} against its scan"
+        "Measuring {wildcards.scans} against its scan"
     shell:
-        "python -m pipelines evaluate {params.folders} {params.options}"
-        " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
+        "python -m pipelines evaluate {params.folders} {params.options}" " {params.unit} {params.scans} > {log} 2>&1"
 
 
 rule summary:
     input:
         plan.judged,
-        [plan.record("evaluate", scan_id) for scan_id in plan.scan_ids],
+        plan.records("evaluate"),
     output:
         plan.summary,
     log:
@@ -43,6 +46,7 @@ rule summary:
         runtime=5,
     params:
         options=plan.summary_options,
+        rows=plan.rows_digest,
     message:
         "Writing the table of all scans"
     shell:
@@ -66,8 +70,7 @@ rule verdict:
     params:
         options=plan.summary_options,
         limit=plan.limit_option,
-        fingerprint=plan.fingerprint,
     message:
         "Checking that no more scans failed than max_failed_share allows"
     shell:
-        "(echo {params.fingerprint} && python -m pipelines.summary {params.options} {params.limit}) > {output} 2> {log}"
+        "python -m pipelines.summary {params.options} {params.limit} > {output} 2> {log}"

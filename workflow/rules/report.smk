@@ -5,7 +5,7 @@ rule report:
     input:
         plan.judged,
         template=plan.template,
-        records=[plan.record("evaluate", scan_id) for scan_id in plan.scan_ids],
+        records=plan.records("evaluate"),
     output:
         plan.gallery,
     log:
@@ -21,6 +21,7 @@ rule report:
         version=models.version("report"),
         options=plan.gallery_options,
         verdicts=plan.verdict_option,
+        rows=plan.rows_digest,
         folder=subpath(output[0], parent=True),
     message:
         "Writing the gallery of all scans"

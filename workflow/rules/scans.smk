@@ -7,21 +7,23 @@ rule ingest:
     output:
         plan.record("ingest"),
     log:
-        "logs/ingest/{subject}/{expression}.log",
+        "logs/ingest/{scans}.log",
+    wildcard_constraints:
+        scans=plan.pattern("ingest"),
     priority: stage_priority("ingest")
     conda:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=20,
+        mem_mb=plan.megabytes(4000),
+        runtime=plan.minutes(20),
     params:
         version=plan.version("ingest"),
         options=plan.options("ingest"),
-        row=plan.row,
         folders=plan.folders("ingest"),
+        scans=plan.scans,
+        unit=plan.unit_option,
     message:
-        "Reading the scan {wildcards.subject}/{wildcards.expression}"
+        "Reading the scan {wildcards.scans}"
     shell:
-        "python -m pipelines ingest {params.folders} {params.options}"
-        " {wildcards.subject}/{wildcards.expression} > {log} 2>&1"
+        "python -m pipelines ingest {params.folders} {params.options}" " {params.unit} {params.scans} > {log} 2>&1"

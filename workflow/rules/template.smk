@@ -3,7 +3,7 @@
 
 rule template:
     input:
-        plan.template_sources,
+        plan.template_inputs,
     output:
         plan.template,
     log:

@@ -4,7 +4,7 @@
 rule training_set:
     input:
         plan.judged,
-        models.records("arap", "sample_sdf", "sample_delta", "evaluate"),
+        plan.records("arap", "sample_sdf", "sample_delta", "evaluate"),
     output:
         models.training_set,
     log:
@@ -20,6 +20,7 @@ rule training_set:
         version=models.version("training_set"),
         options=models.scan_options,
         hold_out=models.hold_out,
+        rows=plan.rows_digest,
     message:
         "Writing down which scans are trained on"
     shell:
@@ -50,7 +51,7 @@ rule train_identity:
     message:
         "Training the identity field of {wildcards.model}"
     shell:
-        "OMP_WAIT_POLICY=passive OMP_NUM_THREADS={threads} python -m pipelines.train_identity --training-set {input.training_set}"
+        "OMP_NUM_THREADS={threads} python -m pipelines.train_identity --training-set {input.training_set}"
         " {params.folders} {params.options} --out {params.out} > {log} 2>&1"
 
 
@@ -80,7 +81,7 @@ rule train_expression:
     message:
         "Training the expression field of {wildcards.model}"
     shell:
-        "OMP_WAIT_POLICY=passive OMP_NUM_THREADS={threads} python -m pipelines.train_expression --training-set {input.training_set}"
+        "OMP_NUM_THREADS={threads} python -m pipelines.train_expression --training-set {input.training_set}"
         " {params.folders} {params.options} --identity {params.identity} --out {params.out} > {log} 2>&1"
 
 
@@ -106,5 +107,5 @@ rule train_baselines:
     message:
         "Training the linear baseline on the same registered meshes"
     shell:
-        "OMP_WAIT_POLICY=passive OMP_NUM_THREADS={threads} python -m pipelines.train_baselines --training-set {input.training_set}"
+        "OMP_NUM_THREADS={threads} python -m pipelines.train_baselines --training-set {input.training_set}"
         " {params.folders} {params.options} --out {params.out} > {log} 2>&1"
