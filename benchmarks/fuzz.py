@@ -11,6 +11,7 @@ of its array is an exception. Findings are written below FOLDER with their files
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from benchmarks.stage_runs import print_table
 
 
 def fuzz(name: str, engine: str, seconds: float, out: Path, seed: int) -> dict:
-    """Fuzz one reader in a process of its own; give inputs tried, edges or lines reached, and findings."""
+    """Fuzz one reader in a process of its own; give inputs tried, edges of code reached, and findings."""
     folder = out / name.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "benchmarks.fuzz_process", name, engine, str(seconds), str(folder), str(seed)]
@@ -32,7 +33,9 @@ def fuzz(name: str, engine: str, seconds: float, out: Path, seed: int) -> dict:
     findings = state.get("findings", {})
     if done.returncode not in (0, 77) and not findings:
         findings = {f"the process ended with {done.returncode}": "see log.txt"}
-    return {"inputs": state.get("inputs", 0), "good": state.get("good", 0), "findings": findings}
+    reached = re.findall(r"cov: (\d+)", (folder / "log.txt").read_text(errors="replace"))
+    counts = {"inputs": state.get("inputs", 0), "good": state.get("good", 0), "edges": reached[-1] if reached else "-"}
+    return counts | {"findings": findings}
 
 
 def main() -> int:
@@ -49,10 +52,11 @@ def main() -> int:
         if options.target and target.name not in options.target:
             continue
         done = fuzz(target.name, options.engine, options.seconds, options.out, options.seed)
-        rows.append((target.name, f"{done['inputs']:,}", f"{done['good']:,}", len(done["findings"])))
+        counts = (f"{done['inputs']:,}", f"{done['good']:,}", done["edges"], len(done["findings"]))
+        rows.append((target.name, *counts))
         n_found += len(done["findings"])
         print(f"{target.name}: {done['inputs']} inputs", *done["findings"], sep="\n  ", file=sys.stderr, flush=True)
-    print_table(("reader", "inputs", "read well", f"findings (limit {LIMIT_S:g} s)"), rows)
+    print_table(("reader", "inputs", "read well", "edges reached", f"findings (limit {LIMIT_S:g} s)"), rows)
     return 1 if n_found else 0
 
 

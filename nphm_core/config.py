@@ -298,6 +298,10 @@ class Config(Section):
         ("nphm",), description="what the target `model` trains: `nphm`, and the baselines `npm` and `pca`"
     )
     held_out: tuple[str, ...] = Field((), description="subjects kept from training; `model` fits and measures them")
+    initial_models: str = Field(
+        "",
+        description="folder of earlier models, a copy of `results/models`: training goes on from them",
+    )
     max_failed_share: float = Field(1.0, ge=0, le=1, description="a run with more failed scans than this is an error")
     stop_failed_share: float = Field(0.8, ge=0, le=1, description="a run ends early where more than this share fails")
     stop_after_scans: int = Field(20, ge=1, description="scans that are looked at before a run may end early")

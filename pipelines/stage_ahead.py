@@ -18,17 +18,13 @@ from nphm_core.stages import STAGES, Stage
 from nphm_core.work_ahead import AheadPlan, ahead_plan, is_forced
 from pipelines.stage_command import Records, attempt, log_verdict, new_record, options_logs, related_scan, stage_key
 from pipelines.stage_logs import own_log
-from pipelines.stage_watch import Tell
+from pipelines.stage_watch import Tell, nobody
 
 log = logging.getLogger("nphm")
 
 
-def _nobody(_scan_id: str, _stage: str) -> None:
-    """Tell nobody."""
-
-
 def work_ahead(
-    stage: Stage, scan_id: str, options: argparse.Namespace, made: Records | None = None, tell: Tell = _nobody
+    stage: Stage, scan_id: str, options: argparse.Namespace, made: Records | None = None, tell: Tell = nobody
 ) -> None:
     """Make what follows a stage, as far as this scan's and its relatives' results allow and the environment asks.
 

@@ -39,7 +39,7 @@ from nphm_core.stages import STAGES, Stage
 from nphm_core.work_ahead import is_forced
 from pipelines.stage_logs import own_log
 from pipelines.stage_trouble import NO_VERDICT, alone, note_trouble, trouble_text
-from pipelines.stage_watch import Tell, watch
+from pipelines.stage_watch import Tell, nobody, watch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,7 +144,7 @@ def stage_command(
         code = 0
         for scan_id in scan_ids:
             tell(scan_id, name)
-            if _settle(stage, process, scan_id, settings, options):
+            if _settle(stage, process, scan_id, settings, options, tell):
                 work_ahead(stage, scan_id, options, made, tell)
             else:
                 code = 1
@@ -161,11 +161,13 @@ def stage_command(
     _finish_unit(stage, options)
 
 
-def _settle(stage: Stage, process: Process, scan_id: str, settings: "Section", options: argparse.Namespace) -> bool:
+def _settle(
+    stage: Stage, process: Process, scan_id: str, settings: "Section", options: argparse.Namespace, tell: Tell
+) -> bool:
     """Bring a scan through a stage and tell whether it got its verdict."""
     started = time.process_time()
     try:
-        record = run_stage(stage, process, scan_id, settings, options)
+        record = run_stage(stage, process, scan_id, settings, options, tell)
     except NO_VERDICT as error:
         note_trouble(Path(options.results), scan_id, stage.name, trouble_text(error))
         return False
@@ -224,10 +226,15 @@ def settings_json(text: str) -> dict[str, Any]:
 
 
 def run_stage(
-    stage: Stage, process: Process, scan_id: str, settings: "Section", options: argparse.Namespace
+    stage: Stage,
+    process: Process,
+    scan_id: str,
+    settings: "Section",
+    options: argparse.Namespace,
+    tell: Tell = nobody,
 ) -> dict[str, Any]:
     """Bring one scan through a stage, or see that nothing is to be done, and give its record."""
-    with alone(Path(options.results), scan_id, stage.name):
+    with alone(Path(options.results), scan_id, stage.name, tell):
         return _run_alone(stage, process, scan_id, settings, options)
 
 

@@ -3,18 +3,21 @@
 import contextlib
 import errno
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from nphm_core.durable import hold_lock, release_lock
 from nphm_core.errors import DamagedFileError, TemplateError, TopologyError
 from nphm_core.records import stage_lock, write_trouble
+from pipelines.stage_watch import Tell, nobody
 
 log = logging.getLogger("nphm")
 
 NO_VERDICT = (MemoryError, OSError, DamagedFileError, TemplateError, TopologyError)
 """Trouble of the machine, or with a file that this project wrote: no fault of the scan, so the job is tried again."""
 
+_WAIT_S = 0.5
 _WORDS = {
     errno.ENOSPC: "the disk is full; expected room for results. Free some, then run again",
     errno.EDQUOT: "the disk quota is used up; expected room for results. Free some, then run again",
@@ -44,15 +47,20 @@ def note_trouble(results: Path, scan_id: str, stage: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def alone(results: Path, scan_id: str, stage: str) -> Iterator[None]:
-    """Be the only process that works on a stage of a scan; wait for another one to end first."""
+def alone(results: Path, scan_id: str, stage: str, tell: Tell = nobody) -> Iterator[None]:
+    """Be the only process that works on a stage of a scan; wait for another one to end first.
+
+    `tell` is told again and again meanwhile: waiting is not hanging.
+    """
     path = stage_lock(results, scan_id, stage)
     handle = hold_lock(path, wait=False)
     if handle is None:
         log.info("%s: another process works on %s; waiting for it", scan_id, stage)
-        handle = hold_lock(path)
+    while handle is None:
+        time.sleep(_WAIT_S)
+        tell(scan_id, stage)
+        handle = hold_lock(path, wait=False)
     try:
         yield
     finally:
-        if handle is not None:
-            release_lock(path, handle)
+        release_lock(path, handle)

@@ -40,6 +40,12 @@ class Lost:
 
 Tell = Callable[[str, str], None]
 """Says which scan and which of its stages the child begins; without a stage, that the scan is done."""
+
+
+def nobody(_scan_id: str, _stage: str) -> None:
+    """Tell nobody."""
+
+
 Work = Callable[[Sequence[str], Tell], int]
 """Works on scans in order, in the child, and gives its exit code."""
 
@@ -54,7 +60,7 @@ def watch(scan_ids: Sequence[str], work: Work, settle: Callable[[Lost], bool | N
         n_done, child_code, lost = _run_child(left, work)
         left = left[n_done:]
         if lost is None:
-            return child_code or code
+            return max(child_code, code)
         if lost.how == "crash" and (lost.scan_id, lost.stage) not in crashed:
             crashed.add((lost.scan_id, lost.stage))
             log.warning("%s: %s in %s; it is tried once more", lost.scan_id, lost.what, lost.stage)

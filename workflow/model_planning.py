@@ -7,6 +7,7 @@ rules as `nphm`, with one global network; `pca` is trained in one go.
 import json
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nphm_core.config import Section
@@ -15,6 +16,7 @@ from workflow.planning import Plan
 
 # What the released baseline changes (no anchors, no pairs of codes, a weaker pull on the longer code).
 _NPM = {"weight_codes": 0.002, "weight_anchors": 0.0, "weight_symmetry": 0.0}
+_BOTH_STAGES = ("train_identity", "train_expression")
 
 
 class ModelPlan:
@@ -92,6 +94,12 @@ class ModelPlan:
         """Give the options for results and template."""
         return shlex.join(["--results", self._results, "--template", self._plan.template_folder])
 
+    def _initial(self, model: str) -> str:
+        """Give the option that names the earlier model, where there is one."""
+        folder = Path(self._plan.settings.initial_models) / model / "head"
+        is_there = self._plan.settings.initial_models and (folder / "config.json").is_file()
+        return f" --initial {shlex.quote(str(folder))}" if is_there else ""
+
     def options(self, stage: str) -> Callable[[Any], str]:
         """Give the function of a job's wildcards that gives the options which decide its result."""
 
@@ -102,6 +110,7 @@ class ModelPlan:
                 data |= _NPM
                 data["model"] |= {"kind": "global"}
             text = json.dumps(data, sort_keys=True)
-            return f"--seed {self._plan.settings.seed} --settings {shlex.quote(text)}"
+            out = f"--seed {self._plan.settings.seed} --settings {shlex.quote(text)}"
+            return out + self._initial(wildcards.model) if stage in _BOTH_STAGES else out
 
         return of_model

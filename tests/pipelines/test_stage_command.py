@@ -230,3 +230,23 @@ def test_two_processes_at_once_make_a_scan_once(options):
     release_lock(lock, handle)
     second.join(20)
     assert work.scans == ["a/neutral"]
+
+
+def test_trouble_with_one_scan_leaves_the_others_of_the_command_alone(options, monkeypatch, tmp_path_factory):
+    template = tmp_path_factory.mktemp("template")
+    (template / "template.json").write_text("{}")
+    results = Path(options.results)
+
+    def process(job: Job) -> dict:
+        if job.scan_id == "a/neutral":
+            raise DamagedFileError("cut short")
+        for name in ("subdivided.ply", "subdivided.json"):
+            (job.out / name).write_text("{}")
+        return {}
+
+    arguments = ["subdivide", "--results", options.results, "--template", str(template), "a/neutral", "b/neutral"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit, match="1"):
+        stage_command("subdivide", process)
+    assert read_trouble(results, "a/neutral", "subdivide") == "cut short"
+    assert read_record(results, "b/neutral", "subdivide")["status"] == "ok"

@@ -76,7 +76,7 @@ def test_a_crash_that_does_not_happen_again_is_forgotten(tmp_path):
     assert (scans.log.read_text(), scans.lost) == ("abbc", [])
 
 
-def test_a_killed_process_is_no_verdict_and_costs_no_other_scan(tmp_path):
+def test_a_killed_process_is_no_verdict_and_the_next_scan_is_made(tmp_path):
     scans = Scans(tmp_path, b=lambda: os.kill(os.getpid(), signal.SIGKILL))
     assert scans.watch() == 1
     assert scans.log.read_text() == "abc"

@@ -28,7 +28,7 @@ rule fit:
     message:
         "Fitting {wildcards.model} to the scans of {wildcards.subject}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m pipelines.fit --model {params.model} {params.folders} {params.options}"
+        "OMP_WAIT_POLICY=passive OMP_NUM_THREADS={threads} python -m pipelines.fit --model {params.model} {params.folders} {params.options}"
         " --out {params.out} {params.scans} > {log} 2>&1"
 
 

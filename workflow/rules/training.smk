@@ -51,7 +51,7 @@ rule train_identity:
     message:
         "Training the identity field of {wildcards.model}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m pipelines.train_identity --training-set {input.training_set}"
+        "OMP_WAIT_POLICY=passive OMP_NUM_THREADS={threads} python -m pipelines.train_identity --training-set {input.training_set}"
         " {params.folders} {params.options} --out {params.out} > {log} 2>&1"
 
 
@@ -81,7 +81,7 @@ rule train_expression:
     message:
         "Training the expression field of {wildcards.model}"
     shell:
-        "OMP_NUM_THREADS={threads} python -m pipelines.train_expression --training-set {input.training_set}"
+        "OMP_WAIT_POLICY=passive OMP_NUM_THREADS={threads} python -m pipelines.train_expression --training-set {input.training_set}"
         " {params.folders} {params.options} --identity {params.identity} --out {params.out} > {log} 2>&1"
 
 
@@ -107,5 +107,5 @@ rule train_baselines:
     message:
         "Training the linear baseline on the same registered meshes"
     shell:
-        "OMP_NUM_THREADS={threads} python -m pipelines.train_baselines --training-set {input.training_set}"
+        "OMP_WAIT_POLICY=passive OMP_NUM_THREADS={threads} python -m pipelines.train_baselines --training-set {input.training_set}"
         " {params.folders} {params.options} --out {params.out} > {log} 2>&1"
