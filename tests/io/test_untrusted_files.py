@@ -63,7 +63,8 @@ def test_a_reader_gives_a_result_or_an_error_of_ours(tmp_path, name, seed, noise
 
 @pytest.mark.slow
 def test_the_fuzzer_finds_nothing(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.fuzz", "--engine", "mutation", "--seconds", "1", "--out", tmp_path]
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--engine", "mutation", "--seconds", "2", "--out", tmp_path]
+    command += ["--target", "PLY", "OBJ", "GLB", "FLAME pickle", "released weights"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
