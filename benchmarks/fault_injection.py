@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks.fault_run import Disk, Run, children_cpu_s
 from benchmarks.real_scans import SOURCES
 from nphm_core.io.scan_table import read_scan_table
-from nphm_core.records import describe_artifact, hidden_record, read_record
+from nphm_core.records import describe_artifact, hidden_record, read_record, without_seen
 from nphm_core.stages import STAGES
 
 CHEAP = """\
@@ -134,7 +134,8 @@ def differences(peace: Path, disturbed: Path, scan_ids: list[str]) -> list[str]:
         for stage in STAGES:
             one, other = (read_record(folder, scan_id, stage) for folder in (peace, disturbed))
             where = f"{scan_id} {stage}"
-            if one is None or one != other or hidden_record(disturbed, scan_id, stage) != other:
+            hidden = hidden_record(disturbed, scan_id, stage)
+            if one is None or one != other or hidden is None or without_seen(hidden) != other:
                 found.append(f"{where}: record")
                 continue
             for name, facts in one["artifacts"].items():
