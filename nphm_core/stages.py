@@ -60,7 +60,7 @@ _STAGES = (
     Stage("subdivide", 1, needs=("flame_fit",), artifacts=("subdivided.ply", "subdivided.json"), uses_template=True),
     Stage(
         "arap",
-        4,
+        5,
         needs=("ingest", "backproject", "flame_fit", "subdivide"),
         artifacts=("registered.ply", "registered.json", "registered_weights.npz"),
         uses_template=True,

@@ -22,12 +22,15 @@ _ROUNDS = (
     (_SHAPE, 2), (_SHAPE, 3), (_SHAPE, 4), (_FLAT, 1), (_FLAT, 2), (_FLAT, 3), (_FLAT, 1), (_FLAT, 2),
 )  # fmt: skip
 """How each round mends what is still folded, and how many rings of triangles around it give way."""
-_FRESH_STARTS = range(2, 10)
+_FRESH_STARTS = range(1, 18)
 """Rings that get the template's shape, folds or not, to go on from there: the way out of a place that is stuck."""
-_AFTER_START = ((_FLAT, 1), (_FLAT, 2), (_SHAPE, 2), (_SHAPE, 3), (_FLAT, 3), (_FLAT, 1))
+_AFTER_START = (
+    (_FLAT, 1), (_FLAT, 2), (_SHAPE, 2), (_SHAPE, 3), (_FLAT, 3), (_FLAT, 1), (_FLAT, 4), (_SHAPE, 5), (_FLAT, 2),
+    (_FLAT, 1),
+)  # fmt: skip
 _RIM_RINGS = 2
 """A region of vertices ends within the lids' and the lips' rims, whose triangles have some corners beyond it."""
-_RINGS = 14
+_RINGS = 24
 """Surroundings that are looked at; what gives way stays well inside."""
 _MARGIN_RINGS = 4
 """Beyond what gives way, so that the part's border takes no part in a round."""
