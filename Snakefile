@@ -13,6 +13,9 @@ min_version("9.27")
 configfile: "config.yaml"
 
 
+report: "workflow/report/run.rst"
+
+
 use_this_python(workflow.basedir)
 plan = Plan(config, workflow)
 models = ModelPlan(plan)
@@ -52,6 +55,15 @@ rule model:
         models.evaluation if models.fits else [],
     message:
         "Every model is trained, and measured on the held-out subjects"
+
+
+rule write_up:
+    input:
+        plan.methods,
+        models.curves,
+        models.fit_sheet,
+    message:
+        "Methods, references and drawings for a paper lie in the folder of results"
 
 
 onstart:

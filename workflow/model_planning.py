@@ -37,6 +37,21 @@ class ModelPlan:
         return f"{self._results}/models/evaluation.tsv"
 
     @property
+    def curves(self) -> str:
+        """How the losses of all trainings fell."""
+        return f"{self._results}/models/curves.svg"
+
+    @property
+    def fit_sheet(self) -> str:
+        """Pictures of the fits."""
+        return f"{self._results}/models/fits.jpg"
+
+    @property
+    def report_options(self) -> str:
+        """Give the options of the command that draws them."""
+        return shlex.join(["--results", self._results, "--models", *self._plan.settings.models])
+
+    @property
     def heads(self) -> list[str]:
         """The trained models."""
         return [self.part("head", model) for model in self._plan.settings.models]

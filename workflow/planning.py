@@ -243,6 +243,21 @@ class Plan:
         return f"python -m pipelines.summary {self.summary_options}" if is_whole else "true"
 
     @property
+    def methods(self) -> str:
+        """The methods of the run in words."""
+        return f"{self.settings.results}/methods.md"
+
+    @property
+    def references(self) -> str:
+        """What the methods cite."""
+        return f"{self.settings.results}/methods.bib"
+
+    @property
+    def whole_config_option(self) -> str:
+        """Give all settings as an option for the shell."""
+        return f"--settings {shlex.quote(json.dumps(self.settings.model_dump(mode='json'), sort_keys=True))}"
+
+    @property
     def limit_option(self) -> str:
         """Give the option that makes that command fail if too many scans did."""
         return f"--max-failed-share {self.settings.max_failed_share}"

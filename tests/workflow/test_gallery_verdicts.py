@@ -43,7 +43,8 @@ def clone(repository, tmp_path_factory):
     """Two subjects with three scans each, through stand-in stages, training and the real gallery."""
     clone = Clone(repository, tmp_path_factory.mktemp("judged"))
     commands = clone.folder / "pipelines"
-    shutil.copy(repository / "pipelines" / "training_set.py", commands)
+    for name in ("training_set", "methods", "model_report"):
+        shutil.copy(repository / "pipelines" / f"{name}.py", commands)
     shutil.copy(repository / "pipelines" / "report.py", commands / "gallery_command.py")
     (commands / "report.py").write_text(REPORT_COMMAND)
     for name in ("train_identity", "train_expression"):
@@ -119,3 +120,14 @@ def test_an_unknown_scan_in_the_verdicts_is_named(clone):
     (clone.folder / "verdicts.tsv").write_text("scan\tverdict\nA/smiel\trejected\n")
     clone.set_config(VERDICTS)
     assert "Did you mean A/smile?" in clone.snakemake("--dry-run", fails=True)
+
+
+def test_snakemakes_own_report_has_the_tables_the_curves_and_the_methods(clone):
+    clone.set_config("")
+    clone.snakemake("--", "write_up")
+    clone.snakemake("--report", "report.html", "--", "all", "model", "write_up")
+    text = (clone.folder / "report.html").read_text()
+    for name in ("summary.tsv", "training_set.tsv", "curves.svg", "methods.md"):
+        assert name in text
+    assert "A row for each scan" in text, "captions are part of it"
+    assert "sorkine2007arap" in (clone.folder / "results" / "methods.bib").read_text()

@@ -34,7 +34,7 @@ rule summary:
         plan.judged,
         plan.records("evaluate"),
     output:
-        plan.summary,
+        report(plan.summary, caption="../report/summary.rst", category="Scans"),
     log:
         "logs/summary.log",
     localrule: True

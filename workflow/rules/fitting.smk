@@ -36,7 +36,7 @@ rule evaluate_model:
     input:
         models.fits,
     output:
-        models.evaluation,
+        report(models.evaluation, caption="../report/evaluation.rst", category="Models"),
     log:
         "logs/evaluate_model.log",
     conda:

@@ -1,4 +1,4 @@
-"""What people look at: the gallery of all scans."""
+"""What people look at: the gallery of all scans, drawings of the models, the methods in words."""
 
 
 rule report:
@@ -27,3 +27,50 @@ rule report:
         "Writing the gallery of all scans"
     shell:
         "python -m pipelines.report {params.options} {params.verdicts} --out {params.folder} > {log} 2>&1"
+
+
+rule methods:
+    input:
+        plan.summary,
+    output:
+        text=report(plan.methods, caption="../report/methods.rst", category="Methods"),
+        references=plan.references,
+    log:
+        "logs/methods.log",
+    localrule: True
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        options=plan.whole_config_option,
+    message:
+        "Writing the methods of this run"
+    shell:
+        "python -m pipelines.methods --summary {input} {params.options} --out {output.text} > {log} 2>&1"
+
+
+rule model_report:
+    input:
+        models.heads,
+        models.fits,
+    output:
+        curves=report(models.curves, caption="../report/curves.rst", category="Models"),
+        fits=report(models.fit_sheet, caption="../report/fits.rst", category="Models"),
+    log:
+        "logs/model_report.log",
+    localrule: True
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        options=models.report_options,
+    message:
+        "Drawing how the models were trained, and their fits"
+    shell:
+        "python -m pipelines.model_report {params.options} --curves {output.curves} --fits {output.fits} > {log} 2>&1"

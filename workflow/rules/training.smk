@@ -6,7 +6,7 @@ rule training_set:
         plan.judged,
         plan.records("arap", "sample_sdf", "sample_delta", "evaluate"),
     output:
-        models.training_set,
+        report(models.training_set, caption="../report/training_set.rst", category="Models"),
     log:
         "logs/training_set.log",
     localrule: True
