@@ -170,6 +170,23 @@ def test_a_gltf_that_reads_elsewhere_is_refused(tmp_path, uri):
         read_scan_file(tmp_path / "s.gltf")
 
 
+def test_a_glb_whose_positions_are_pairs_is_refused(tmp_path):
+    data = TARGETS["GLB"].seeds()[0]
+    assert b'"VEC3"' in data
+    (tmp_path / "s.glb").write_bytes(data.replace(b'"VEC3"', b'"VEC2"'))
+    with pytest.raises(ScanFileError):
+        read_scan_file(tmp_path / "s.glb")
+
+
+def test_whatever_a_damaged_pickle_raises_is_told_as_a_damaged_checkpoint(tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise IndexError("pop from empty list")
+
+    monkeypatch.setattr("torch.load", fail)
+    with pytest.raises(CheckpointError, match="pop from empty list"):
+        TARGETS["released weights"].read(tmp_path / "identity.tar")
+
+
 @pytest.mark.parametrize("name", ["scan.gltf", "neutrals_open.json", "x.json"])
 def test_json_of_endless_depth_is_refused(tmp_path, name):
     (tmp_path / name).write_text("[" * 100_000)
