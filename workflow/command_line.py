@@ -24,6 +24,8 @@ class Asked:
     """Rules that are to run again."""
     all_forced: bool = False
     is_dry: bool = False
+    keeps_memory: bool = False
+    """Jobs run on this machine, and nothing was said of how much memory all of them may take."""
 
 
 def asked(arguments: Sequence[str] | None = None) -> Asked:
@@ -38,7 +40,9 @@ def asked(arguments: Sequence[str] | None = None) -> Asked:
     targets, forced = [str(name) for name in found.targets or ()], {str(name) for name in found.forcerun or ()}
     if found.force:
         forced |= set(targets)
-    return Asked((*targets, *sorted(forced), *jobs), frozenset(forced), found.forceall, found.dryrun)
+    is_local = found.executor in (None, "local")
+    keeps_memory = is_local and "mem_mb" not in str(found.resources)
+    return Asked((*targets, *sorted(forced), *jobs), frozenset(forced), found.forceall, found.dryrun, keeps_memory)
 
 
 def _has_unit(job: object) -> bool:

@@ -6,6 +6,7 @@ the results' seals (`nphm_core.seals`): a rule matches only what is to be made, 
 what is there is a file like any other. With 5,200 scans a rerun costs what is left to do and not what is done.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -31,6 +32,7 @@ InputFunction = Callable[[Any], dict[str, Any]]
 WHOLE_VARIABLE = "NPHM_WHOLE_PLAN"
 """With this environment variable all jobs enter the plan, done or not: for --report, --summary, and to compare."""
 _ANY_UNIT = r"[A-Za-z0-9-]+(/[A-Za-z0-9-]+|\.\d+)?"
+_LARGEST_JOB_MB = 16_000
 _NO_UNIT = r"(?!)"
 
 
@@ -51,6 +53,8 @@ class Plan:
         self.units = Units(self._rows, self.settings.results, at_once)
         # Likewise: no rule's command is to tell of the settings of another stage.
         os.environ[VARIABLE] = self.ahead.to_text()
+        if workflow.is_main_process and self._asked.keeps_memory:
+            workflow.global_resources["mem_mb"] = memory_mb()
         # Jobs on a cluster read the Snakefile as well: they have been told what to do.
         self._todo = self._look() if workflow.is_main_process else None
 
@@ -312,6 +316,18 @@ class Plan:
         # As `--forcerun` does: Snakemake knows neither contents nor what its jobs read by themselves.
         if self._todo is not None and unit in self._todo[stage]:
             self._workflow.dag.forcefiles.add(self.units.tracked(stage, unit))
+
+
+def memory_mb() -> int:
+    """Give the memory that jobs on this machine may take together: its own, or what its control group allows.
+
+    Never less than the largest job asks for: one job at a time is tried on any machine.
+    """
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path("/sys/fs/cgroup", name).read_text()))
+    return max(total // 2**20, _LARGEST_JOB_MB)
 
 
 def use_this_python(basedir: str) -> None:

@@ -36,6 +36,12 @@ def process(job):
 def _trouble(text):
     if "no face" in text:
         raise FaceNotFoundError("no face was found in any view")
+    if "needs memory" in text and int(os.environ["SLURM_MEM_PER_NODE"]) < 12_000:
+        raise MemoryError("too little for this scan")
+    if "waits" in text:
+        Path("landmarks.waits").write_text(os.environ["SLURMD_NODENAME"])
+        while not Path("landmarks.go").exists():
+            time.sleep(0.2)
     if "hangs" in text:
         time.sleep(600)
     if "slow" in text:
