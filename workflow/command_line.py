@@ -36,7 +36,9 @@ def asked(arguments: Sequence[str] | None = None) -> Asked:
     except (SystemExit, CliException):
         # Started by other means than the command line.
         return Asked()
-    jobs = [f"scans/{job.wildcards['scans']}/stages/{job.rulename}.json" for job in found.target_jobs if _has_unit(job)]
+    jobs = [
+        f"scans/{job.wildcards_dict['scans']}/stages/{job.rulename}.json" for job in found.target_jobs if _has_unit(job)
+    ]
     targets, forced = [str(name) for name in found.targets or ()], {str(name) for name in found.forcerun or ()}
     if found.force:
         forced |= set(targets)
@@ -46,4 +48,4 @@ def asked(arguments: Sequence[str] | None = None) -> Asked:
 
 
 def _has_unit(job: object) -> bool:
-    return "scans" in (getattr(job, "wildcards", None) or {})
+    return "scans" in (getattr(job, "wildcards_dict", None) or {})
