@@ -73,7 +73,7 @@ pages.scan = async function (id) {
     make("h2", {}, make("a", { href: `#/subject/${subject}` }, subject), `/${expression} `,
       make("span", { class: `badge ${row[COLUMN.verdict]}` }, row[COLUMN.verdict]), " ", cards.handBadge(row)),
     make("p", { class: "facts" }, [row[COLUMN.neutral] && `${row[COLUMN.neutral]} neutral`,
-      row[COLUMN.unit] && `delivered in ${row[COLUMN.unit]}`].filter(Boolean).join(" · ")),
+      row[COLUMN.unit] && row[COLUMN.unit] !== "auto" && `delivered in ${row[COLUMN.unit]}`].filter(Boolean).join(" · ")),
     pages.tools(id),
     facts.reasons.length ? make("ul", { class: "reasons" }, ...facts.reasons.map((text) =>
       make("li", {}, (row[COLUMN.stage] ? `${row[COLUMN.stage]}: ` : "") + text))) : "",
