@@ -36,9 +36,12 @@ def process(job):
 def _trouble(text):
     if "no face" in text:
         raise FaceNotFoundError("no face was found in any view")
-    if "needs memory" in text and not Path("landmarks.tried").exists():
-        Path("landmarks.tried").touch()
-        raise MemoryError("too little for this scan")
+    if "needs memory" in text:
+        tried = Path("landmarks.tried")
+        if not tried.exists():
+            tried.write_text(os.environ["SLURM_JOB_ID"])
+        if tried.read_text() == os.environ["SLURM_JOB_ID"]:
+            raise MemoryError("too little for this scan")
     if "waits" in text:
         Path("landmarks.waits").write_text(os.environ["SLURMD_NODENAME"])
         while not Path("landmarks.go").exists():

@@ -83,27 +83,28 @@ def slurm(tmp_path):
     slurm.stop()
 
 
-def test_memory_grows_a_dead_nodes_job_is_requeued_and_a_cancelled_run_goes_on(repository, tmp_path, slurm):
-    texts = {"A": "a face", "B": "needs memory", "C": "waits"}
-    cluster = Cluster(repository, tmp_path / "run", slurm, **texts)
+def test_a_job_that_fails_is_submitted_again_with_more_memory(repository, tmp_path, slurm):
+    cluster = Cluster(repository, tmp_path / "run", slurm, A="a face", B="needs memory")
+    output, _ = (process := cluster.start()).communicate(timeout=600)
+    assert process.returncode == 0, output[-5000:]
+    assert cluster.verdicts("A", "B") == ["ok", "ok"]
+    jobs = slurm.jobs()
+    assert len(jobs) == 3, "one for each subject, and B's second"
+    memory_mb = [int(job["MinMemoryNode"].removesuffix("M")) for job in jobs.values()]
+    assert max(memory_mb) == 2 * min(memory_mb)
+    assert "Nothing to be done" in cluster.again()
+
+
+def test_the_job_of_a_node_that_dies_is_requeued(repository, tmp_path, slurm):
+    cluster = Cluster(repository, tmp_path / "run", slurm, A="waits")
     process = cluster.start()
     cluster.wait_for("landmarks.waits", process)
-    waiting = [job for job in slurm.jobs().values() if job["JobState"] == "RUNNING"]
-    node = (cluster.folder / "landmarks.waits").read_text()
-    assert node in {job["NodeList"] for job in waiting}
-    slurm.kill_node(node)
+    slurm.kill_node((cluster.folder / "landmarks.waits").read_text())
     (cluster.folder / "landmarks.go").touch()
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output[-5000:]
-    assert cluster.verdicts(*texts) == ["ok", "ok", "ok"]
-    jobs = slurm.jobs()
-    assert any(int(job["Restarts"]) > 0 for job in jobs.values()), "SLURM itself starts a dead node's job again"
-    # One for each subject, and B's second.
-    assert len(jobs) == len(texts) + 1, output[-5000:]
-    asked_for = (job["MinMemoryNode"] for job in jobs.values())
-    memory_mb = sorted({int(text.removesuffix("M")) for text in asked_for if text.endswith("M")})
-    assert max(memory_mb) == 2 * min(mb for mb in memory_mb if 2 * mb in memory_mb)
-    assert "Nothing to be done" in cluster.again()
+    assert cluster.verdicts("A") == ["ok"]
+    assert [int(job["Restarts"]) for job in slurm.jobs().values()] == [1], "the same job, started again by SLURM"
 
 
 def test_a_cancelled_run_goes_on_where_it_was(repository, tmp_path, slurm):
