@@ -27,9 +27,11 @@ demo: setup
 	$(BIN)/python -m pipelines.template --cache .cache
 	$(BIN)/python -m pipelines.demo_scans
 	$(BIN)/snakemake --cores $(CORES) --configfile workflow/demo.yaml -- all model
+	$(BIN)/python -m pipelines.fit demo/scans/s006/neutral.obj --out results/fits/pretrained
 	@sed -n '1,4p' results/models/evaluation.md
-	@echo "The result lies in results/: summary.tsv, a folder for each scan in scans/, the trained model in"
-	@echo "models/nphm/head, and its fits to a subject that it has not seen in fits/nphm/s006: look at fit.png there"
+	@echo "The result lies in results/: summary.tsv, a folder for each scan in scans/, the gallery report/index.html,"
+	@echo "the trained model in models/nphm/head, and its fits to a subject that it has not seen in fits/nphm/s006;"
+	@echo "in fits/pretrained what the model that comes along makes of that scan: look at fit.png there"
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
