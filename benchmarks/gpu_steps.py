@@ -25,12 +25,19 @@ def check(bench: Bench) -> None:
     """Compare kernels with float64: values, gradients, and the derivatives of a loss on both, three times."""
     seed = int(torch.randint(2**31, ()))
     bench.say(f"fresh inputs from seed {seed}")
+    worst: dict[str, tuple[float, float]] = {}
     for trial in range(3):
         torch.manual_seed(seed + trial)
         for name, error, limit in [*_ensemble_errors(bench.device), *_network_errors(bench.device)]:
-            bench.say(f"error of {name}: {error:.2e} (at most {limit:.0e})")
-            if not error <= limit:
-                raise AssertionError(f"the error of {name} is {error}; expected at most {limit}")
+            before = worst.get(name, (0.0, limit))[0]
+            # A NaN must stay.
+            worst[name] = (error if not error <= before else before, limit)
+        bench.say(f"inputs {trial + 1} of 3 done")
+    for name, (error, limit) in worst.items():
+        bench.say(f"largest error of {name}: {error:.2e} (at most {limit:.0e})")
+    wrong = [name for name, (error, limit) in worst.items() if not error <= limit]
+    if wrong:
+        raise AssertionError(f"errors are too large: {', '.join(wrong)}")
     bench.notes.append("kernels agree with float64 on fresh random inputs: " + str(MAX_ERROR))
 
 
@@ -55,7 +62,7 @@ def _ensemble_errors(device: torch.device) -> list[tuple[str, float, float]]:
             found[-1] = (field.sdf(leaves[0], leaves[1]), *found[-1])
     names = ["values alone", "values", "gradients", "slopes by points", "slopes by codes"]
     limits = [MAX_ERROR["value"], MAX_ERROR["value"], MAX_ERROR["gradient"]]
-    names += [f"slopes by weights {k}" for k in range(len(found[0]) - len(names))]
+    names += ["slopes by weights"] * (len(found[0]) - len(names))
     limits += [MAX_ERROR["derivative"]] * (len(names) - len(limits))
     return [(n, _error(b, a), m) for n, a, b, m in zip(names, *found, limits, strict=True)]
 
@@ -73,22 +80,23 @@ def _network_errors(device: torch.device) -> list[tuple[str, float, float]]:
         offset = one.deformation(points.to(dtype), *leaves)
         slopes = torch.autograd.grad(offset.square().sum(), [*leaves, *one.networks.parameters()])
         found.append((offset, *slopes))
-    names = ["offsets", *(f"slopes of the deformation {k}" for k in range(len(found[0]) - 1))]
+    names = ["offsets", *["slopes of the deformation"] * (len(found[0]) - 1)]
     limits = [MAX_ERROR["value"]] + [MAX_ERROR["derivative"]] * (len(names) - 1)
     return [(n, _error(b, a), m) for n, a, b, m in zip(names, *found, limits, strict=True)]
 
 
 def _error(found: Tensor, exact: Tensor) -> float:
+    found, exact = found.detach(), exact.detach()
     return float((found.double() - exact).norm() / exact.norm())
 
 
 def identity(bench: Bench) -> None:
     """Time a step of the first stage, at the default batch."""
     for column, kernel, precision, captured in (
-        ("plain fp32", "plain", "float32", False),
-        ("plain tf32", "plain", "tf32", False),
-        ("fused", "fused", "tf32", False),
         ("fused, captured", "fused", "tf32", True),
+        ("fused", "fused", "tf32", False),
+        ("plain tf32", "plain", "tf32", False),
+        ("plain fp32", "plain", "float32", False),
     ):
         settings = TrainIdentityConfig(model=IdentityModelConfig(kernel=kernel), precision=precision, captured=captured)
         trainer = identity_trainer(settings, bench.device)
@@ -118,11 +126,11 @@ def _members_a_point(trainer: Trainer) -> float:
 def deformation(bench: Bench) -> None:
     """Time a step of the second stage, at the default batch."""
     for column, kernel, precision, captured in (
-        ("plain fp32", "plain", "float32", False),
-        ("plain tf32", "plain", "tf32", False),
-        ("plain tf32, captured", "plain", "tf32", True),
-        ("fused", "fused", "tf32", False),
         ("fused, captured", "fused", "tf32", True),
+        ("fused", "fused", "tf32", False),
+        ("plain tf32, captured", "plain", "tf32", True),
+        ("plain tf32", "plain", "tf32", False),
+        ("plain fp32", "plain", "float32", False),
     ):
         settings = TrainExpressionConfig(
             model=ExpressionModelConfig(kernel=kernel), precision=precision, captured=captured
@@ -143,7 +151,7 @@ def curve(bench: Bench) -> None:
     ends: dict[str, list[float]] = {}
     for kernel, precision in (("plain", "float32"), ("fused", "tf32")):
         for seed in (0, 1):
-            settings = TrainIdentityConfig(model=IdentityModelConfig(kernel=kernel), precision=precision)
+            settings = TrainIdentityConfig(model=IdentityModelConfig(kernel=kernel), precision=precision, captured=True)
             trainer = identity_trainer(settings, bench.device, seed=seed)
             with matrix_precision(precision):
                 losses = torch.stack([trainer.step(step)["total"].detach().clone() for step in range(N_CURVE)]).tolist()
@@ -163,8 +171,14 @@ def profile(bench: Bench) -> None:
     from torch.profiler import ProfilerActivity
 
     made = (
-        identity_trainer(TrainIdentityConfig(precision="tf32"), bench.device),
-        expression_trainer(TrainExpressionConfig(precision="tf32"), bench.device),
+        identity_trainer(
+            TrainIdentityConfig(model=IdentityModelConfig(kernel="fused"), precision="tf32", captured=True),
+            bench.device,
+        ),
+        expression_trainer(
+            TrainExpressionConfig(model=ExpressionModelConfig(kernel="fused"), precision="tf32", captured=True),
+            bench.device,
+        ),
     )
     for trainer in made:
         with matrix_precision("tf32"):

@@ -9,6 +9,7 @@ import torch
 
 from nphm_core.config import ExpressionModelConfig, IdentityModelConfig, TrainExpressionConfig, TrainIdentityConfig
 from nphm_core.models.neural_head import NeuralHead, build_head
+from nphm_core.models.priors import Shrinkage
 from nphm_core.supervision.samples import DistanceSamples, SdfSamples, SurfaceSamples
 from nphm_core.template.anchors import mean_anchors
 from nphm_core.training.loop import Plan, Trainer
@@ -101,7 +102,11 @@ def untrained_head(
     first, second = (
         0.05 * torch.randn(100, n, generator=generator) for n in (head.identity.n_code, head.expression.n_code)
     )
-    return NeuralHead(head.identity, head.expression, identity_codes=first, expression_codes=second).to(device)
+    # Chosen, the shrinkage costs half a minute, and random codes have nothing to choose by.
+    how = (Shrinkage(), Shrinkage())
+    return NeuralHead(head.identity, head.expression, identity_codes=first, expression_codes=second, shrinkage=how).to(
+        device
+    )
 
 
 def _globe(n_rings: int, n_columns: int) -> tuple[np.ndarray, np.ndarray]:

@@ -156,8 +156,8 @@ class IdentityModelConfig(Section):
     min_weight: float = Field(1e-3, ge=0, lt=0.1, description="members with less blend weight are not evaluated")
     kernel: Literal["auto", "fused", "plain"] = Field(
         "auto",
-        description="`fused` kernels on a GPU, products in half precision; `plain` operations, their reference; or the "
-        "former in `auto` where there are enough points and precision is not float32",
+        description="`fused` kernels on a GPU, products in half precision; `plain` operations, their reference; "
+        "`auto`: kernels for values (meshes, queries), plain operations where slopes are needed (training, fits)",
     )
     n_global_hidden: int = Field(1024, ge=8, description="width of the `global` network")
     n_global_layers: int = Field(9, ge=3, description="linear layers of the `global` network")
@@ -177,7 +177,7 @@ class ExpressionModelConfig(Section):
     n_layers: int = Field(7, ge=3, description="linear layers of the network")
     condition_noise: float = Field(0.005, ge=0, description="noise on the compressed identity in training")
     kernel: Literal["auto", "fused", "plain"] = Field(
-        "auto", description="how a GPU evaluates the network in training: as `kernel` of the identity's model says"
+        "auto", description="how a GPU evaluates the network in training: `fused` kernels, or plain operations"
     )
 
 
@@ -215,7 +215,9 @@ class TrainIdentityConfig(Section):
     code_spread: float = Field(0.1, gt=0, description="norm of the codes at the start")
     validation_subjects: tuple[str, ...] = Field((), description="subjects whose codes are found with frozen weights")
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products on a GPU")
-    captured: bool = Field(True, description="do steps as CUDA graphs on a GPU, where their shapes are always the same")
+    captured: bool = Field(
+        False, description="do steps as CUDA graphs on a GPU; long runs are not yet compared with plain steps"
+    )
     checkpoint_every: int = Field(2_000, ge=1, description="steps between two states to resume from")
     log_every: int = Field(50, ge=1, description="steps between two lines of the log")
 
@@ -237,7 +239,9 @@ class TrainExpressionConfig(Section):
     code_spread: float = Field(0.14, gt=0, description="norm of the codes at the start")
     joint_steps: int = Field(0, ge=0, description="further steps that train both fields and all codes together")
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products on a GPU")
-    captured: bool = Field(True, description="do steps as CUDA graphs on a GPU, where their shapes are always the same")
+    captured: bool = Field(
+        False, description="do steps as CUDA graphs on a GPU; long runs are not yet compared with plain steps"
+    )
     checkpoint_every: int = Field(5_000, ge=1, description="steps between two states to resume from")
     log_every: int = Field(100, ge=1, description="steps between two lines of the log")
 

@@ -1,10 +1,12 @@
 """Values of a field on the cells of a fine grid that its zero set runs through, from few evaluations.
 
-A coarse grid is evaluated whole. A cell is refined if its corners differ in sign, or if one of them is nearer to zero
-than `safety` times half the cell's diagonal: with a slope of at most `safety` no zero can hide in the others. On the
-finest grid the surface is followed over the cells' faces into cells that were left out, so whatever piece was met comes
-out whole, as on the dense grid. A piece is missed only if it lies in coarse cells without a change of sign where the
-field is steeper than `safety`: then a finer coarse grid, or more safety, finds it. No corner is evaluated twice.
+A coarse grid is evaluated whole. With a slope of at most `safety`, a value says of every corner near it on which side
+it lies, and how far from zero at least: only corners that no neighbour decides are evaluated. A cell is refined if its
+corners differ in sign, or if one of them may be nearer to zero than `safety` times half the cell's diagonal: then no
+zero can hide in the others. On the finest grid all ends of crossed edges are evaluated, and the surface is followed
+over the cells' faces into cells that were left out, so whatever piece was met comes out whole, as on the dense grid. A
+piece is missed only where the field is steeper than `safety`: then a finer coarse grid, or more safety, finds it. No
+corner is evaluated twice.
 """
 
 import math
@@ -15,25 +17,53 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nphm_core.meshing.cube_cases import CORNERS
+from nphm_core.meshing.cube_cases import CORNERS, EDGES
 from nphm_core.meshing.grid import Grid
 
 Field = Callable[[Tensor], Tensor]
 """Signed distances (n), negative inside, of points (n, 3) in float32 on the device of the points."""
 
+_BOUNDED, _EXACT = 1, 2
 
-@dataclass(frozen=True)
-class Evaluated:
-    """Corners with known values."""
+_CHILDREN = torch.tensor([[i, j, k] for i in range(3) for j in range(3) for k in range(3)])
+"""Corners of a cell's eight children, in half the cell's edge."""
 
-    key: Int[Tensor, " n"]
-    """Ascending."""
-    value: Float[Tensor, " n"]
 
-    @classmethod
-    def nothing(cls, device: torch.device) -> "Evaluated":
-        """Give no corner."""
-        return cls(torch.zeros(0, dtype=torch.long, device=device), torch.zeros(0, device=device))
+class Known:
+    """What is known of the corners of a grid: tables over all of them, so that nothing has to be sorted or searched."""
+
+    def __init__(self, grid: Grid, sample: "_Sampler", device: torch.device) -> None:
+        """Know nothing; ten bytes a corner."""
+        n = math.prod(grid.n_corners)
+        self._grid, self._sample, self.device = grid, sample, device
+        self._value = torch.empty(n, device=device)
+        self._state = torch.zeros(n, dtype=torch.uint8, device=device)
+        self._number = torch.empty(n, dtype=torch.int32, device=device)
+        self._mark = torch.zeros(n, dtype=torch.bool, device=device)
+
+    def at(self, key: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Give the values of corners that are known; of one that is not exact, the right sign, and at most as far."""
+        return self._value[key]
+
+    def has(self, key: Int[Tensor, "*n"], *, exactly: bool = False) -> Bool[Tensor, "*n"]:
+        """Tell which corners are known."""
+        return self._state[key] >= (_EXACT if exactly else _BOUNDED)
+
+    def bound(self, key: Int[Tensor, " n"], value: Float[Tensor, " n"]) -> None:
+        """Note corners by sign and least distance from zero."""
+        self._value[key], self._state[key] = value, _BOUNDED
+
+    def evaluate(self, key: Int[Tensor, " n"]) -> None:
+        """Evaluate corners, each named once."""
+        self._value[key], self._state[key] = self._sample(key), _EXACT
+
+    def distinct(self, key: Int[Tensor, " n"]) -> tuple[Int[Tensor, " m"], Int[Tensor, " n"]]:
+        """Give the corners that are named, ascending, and each name's place among them."""
+        self._mark[key] = True
+        found = self._mark.nonzero()[:, 0]
+        self._mark[found] = False
+        self._number[found] = torch.arange(len(found), dtype=torch.int32, device=self.device)
+        return found, self._number[key].long()
 
 
 @dataclass(frozen=True)
@@ -43,7 +73,7 @@ class CrossedCells:
     corner: Int[Tensor, "n_cells 3"]
     """Lowest corner of each, in the order of its number."""
     value: Float[Tensor, "n_cells 8"]
-    """At the corners, in the order of CORNERS."""
+    """At the corners, in the order of CORNERS; exact at both ends of a crossed edge, elsewhere of the right sign."""
     n_evaluations: int
 
 
@@ -55,22 +85,24 @@ def crossed_cells(
     A stride of 1 is the dense grid. Raises ValueError where the field is not finite.
     """
     sample = _Sampler(field, grid, points_per_call)
-    known = Evaluated.nothing(device)
+    known = Known(grid, sample, device)
     cells = _coarse_cells(grid, stride, device)
-    while True:
-        keys, value, known = _corner_values(cells, stride, grid, known, sample)
-        if stride == 1:
-            break
+    known.evaluate(known.distinct(_corner_keys(cells, stride, grid).flatten())[0])
+    while stride > 1:
+        value = known.at(_corner_keys(cells, stride, grid))
         half_diagonal = 0.5 * math.sqrt(3) * stride * grid.step
         kept = _changes_sign(value) | (value.abs().amin(dim=1) < safety * half_diagonal)
+        cells, value = cells[kept], value[kept]
         stride //= 2
-        offsets = stride * torch.as_tensor(CORNERS, device=device)
-        cells = (cells[kept][:, None] + offsets).flatten(0, 1)
+        inner = grid.key(cells)[:, None] + stride * grid.key(_CHILDREN.to(device))
+        _refine(inner, value, stride * grid.step * safety, known)
+        if stride == 1:
+            # Of the others no child is crossed.
+            cells = cells[_changes_sign(known.at(inner))]
+        cells = (cells[:, None] + stride * torch.as_tensor(CORNERS, device=device)).flatten(0, 1)
         cells = cells[grid.has_cell(cells)]
-    cells, value = _followed(cells, keys[:, 0], value, known, grid, sample)
-    crossed = _changes_sign(value)
-    order = torch.argsort(grid.key(cells[crossed]))
-    return CrossedCells(cells[crossed][order], value[crossed][order], sample.n_evaluations)
+    crossed, value = _followed(cells, grid, known)
+    return CrossedCells(crossed, value, sample.n_evaluations)
 
 
 class _Sampler:
@@ -95,22 +127,70 @@ def _coarse_cells(grid: Grid, stride: int, device: torch.device) -> Int[Tensor, 
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
 
 
-def _changes_sign(value: Float[Tensor, "n_cells 8"]) -> Bool[Tensor, " n_cells"]:
+def _corner_keys(cells: Int[Tensor, "n_cells 3"], stride: int, grid: Grid) -> Int[Tensor, "n_cells 8"]:
+    return grid.key(cells)[:, None] + stride * grid.key(torch.as_tensor(CORNERS, device=cells.device))
+
+
+def _changes_sign(value: Float[Tensor, "n_cells n_corners"]) -> Bool[Tensor, " n_cells"]:
     inside = value < 0
     return inside.any(dim=1) & ~inside.all(dim=1)
 
 
-def _corner_values(
-    cells: Int[Tensor, "n_cells 3"], stride: int, grid: Grid, known: Evaluated, sample: _Sampler
-) -> tuple[Int[Tensor, "n_cells 8"], Float[Tensor, "n_cells 8"], Evaluated]:
-    """Give the numbers and values of the cells' corners, and all corners that are known then."""
-    keys = grid.key(cells[:, None] + stride * torch.as_tensor(CORNERS, device=cells.device))
-    unique, where = torch.unique(keys, return_inverse=True)
-    new = unique[~_is_among(unique, known.key)]
-    key, order = torch.sort(torch.cat([known.key, new]))
-    known = Evaluated(key, torch.cat([known.value, sample(new)])[order])
-    value = known.value[torch.searchsorted(known.key, unique)]
-    return keys, value[where], known
+def _refine(inner: Int[Tensor, "n_cells 27"], value: Float[Tensor, "n_cells 8"], slope: float, known: Known) -> None:
+    """Know all corners `inner` of the cells' children: from what the cells' corners say, or exactly.
+
+    `slope` is what a value changes by at most over the edge of a child.
+    """
+    outside, inside = _room(value, slope)
+    key, where = known.distinct(inner.flatten())
+    # How far a corner lies outside or inside at least; every cell around it may know.
+    most = [
+        torch.full((len(key),), -torch.inf, device=key.device).scatter_reduce_(0, where, room.flatten(), "amax")
+        for room in (outside, inside)
+    ]
+    is_new = ~known.has(key)
+    key, most = key[is_new], [room[is_new] for room in most]
+    # Both ways, or neither: it has to be evaluated.
+    is_decided = (most[0] > 0) != (most[1] > 0)
+    known.bound(key[is_decided], torch.where(most[0] > 0, most[0], -most[1])[is_decided])
+    known.evaluate(key[~is_decided])
+
+
+def _room(value: Float[Tensor, "n_cells 8"], slope: float) -> tuple[Tensor, Tensor]:
+    """Give how far outside and how far inside the children's corners lie at least (n_cells, 27); negative: unknown."""
+    away = slope * (_CHILDREN[:, None] - 2 * torch.as_tensor(CORNERS)).float().norm(dim=2).to(value.device)
+    outside = torch.full((len(value), len(_CHILDREN)), -torch.inf, device=value.device)
+    inside = outside.clone()
+    for corner in range(8):
+        torch.maximum(outside, value[:, corner, None] - away[:, corner], out=outside)
+        torch.maximum(inside, -value[:, corner, None] - away[:, corner], out=inside)
+    return outside, inside
+
+
+def _followed(
+    cells: Int[Tensor, "n_cells 3"], grid: Grid, known: Known
+) -> tuple[Int[Tensor, "n_crossed 3"], Float[Tensor, "n_crossed 8"]]:
+    """Give the crossed cells in order, with those that the surface enters through a face of a cell at hand."""
+    seen = torch.sort(grid.key(cells)).values
+    ends = torch.as_tensor(EDGES, device=cells.device)
+    offsets = grid.key(torch.as_tensor(CORNERS, device=cells.device))
+    while True:
+        corners = seen[:, None] + offsets
+        value = known.at(corners)
+        is_crossed = _changes_sign(value)
+        corners, value, crossed = corners[is_crossed], value[is_crossed], grid.corner(seen[is_crossed])
+        inside = value < 0
+        cut = inside[:, ends[:, 0]] != inside[:, ends[:, 1]]
+        entered = known.distinct(_entered(crossed, value, grid))[0]
+        entered = entered[~_is_among(entered, seen)]
+        new = (entered[:, None] + offsets).flatten()
+        needed = torch.cat([*(corners[:, ends[:, k]][cut] for k in (0, 1)), new[~known.has(new)]])
+        needed = known.distinct(needed[~known.has(needed, exactly=True)])[0]
+        if len(needed) == 0 and len(entered) == 0:
+            return crossed, value
+        known.evaluate(needed)
+        # A sign that was wrong shows now: all cells at hand are looked at again.
+        seen = torch.sort(torch.cat([seen, entered])).values
 
 
 def _is_among(key: Int[Tensor, " n"], ascending: Int[Tensor, " m"]) -> Bool[Tensor, " n"]:
@@ -120,31 +200,8 @@ def _is_among(key: Int[Tensor, " n"], ascending: Int[Tensor, " m"]) -> Bool[Tens
     return ascending[at] == key
 
 
-def _followed(
-    cells: Int[Tensor, "n_cells 3"],
-    cell_keys: Int[Tensor, " n_cells"],
-    value: Float[Tensor, "n_cells 8"],
-    known: Evaluated,
-    grid: Grid,
-    sample: _Sampler,
-) -> tuple[Int[Tensor, "n_more 3"], Float[Tensor, "n_more 8"]]:
-    """Add the cells that the surface enters through a face of a cell at hand, until there are none."""
-    all_keys = torch.sort(cell_keys).values
-    all_cells, all_values, fresh, fresh_value = [cells], [value], cells, value
-    while True:
-        entered = torch.unique(_entered(fresh, fresh_value, grid))
-        fresh = grid.corner(entered[~_is_among(entered, all_keys)])
-        if len(fresh) == 0:
-            return torch.cat(all_cells), torch.cat(all_values)
-        keys, fresh_value, known = _corner_values(fresh, 1, grid, known, sample)
-        all_keys = torch.sort(torch.cat([all_keys, keys[:, 0]])).values
-        all_cells.append(fresh)
-        all_values.append(fresh_value)
-
-
 def _entered(cells: Int[Tensor, "n_cells 3"], value: Float[Tensor, "n_cells 8"], grid: Grid) -> Int[Tensor, " n"]:
-    crossed = _changes_sign(value)
-    cells, inside = cells[crossed], value[crossed] < 0
+    inside = value < 0
     out = []
     for axis in range(3):
         for side in (0, 1):

@@ -2,7 +2,8 @@
 
 Products in half precision have the ten bits of TF32. Against float64 the kernels' values and gradients are off by less
 than 1e-3 of their norm, and so are what weights, codes and points receive in training, by less than 5e-3; members
-below `min_weight` are left out by both ways alike (`blend`).
+below `min_weight` are left out by both ways alike (`blend`). With `kernel: auto` the kernels give values only: that
+long training by their slopes ends where training in float32 does has not been shown yet, so it has to be asked for.
 """
 
 import importlib.util
@@ -61,10 +62,9 @@ def is_fused(field: "EnsembleField", points: Float[Tensor, "n_heads n_points 3"]
     settings = field.settings
     if settings.kernel == "plain" or not _is_supported(field):
         return False
-    if settings.kernel == "fused":
-        return points.is_cuda or _is_interpreted()
-    rough = not torch.is_grad_enabled() or torch.get_float32_matmul_precision() != "highest"
-    return points.is_cuda and rough and points.shape[1] >= MIN_POINTS and _has_triton()
+    if settings.kernel == "auto" and (torch.is_grad_enabled() or not points.is_cuda):
+        return False
+    return _is_worth_it(points)
 
 
 def fused_sdf_and_gradient(
@@ -98,14 +98,10 @@ def fused_sdf(
 
 def is_network_fused(field: "ExpressionField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
     """Tell whether kernels serve this call of a wide network: in training only, which needs no slope by the points."""
-    kernel = field.settings.kernel
     trains = torch.is_grad_enabled() and not points.requires_grad
-    if kernel == "plain" or not trains or field.settings.n_hidden % 8 or field.networks.n_out > _MAX_OUT:
+    if field.settings.kernel != "fused" or not trains or field.settings.n_hidden % 8:
         return False
-    if kernel == "fused":
-        return points.is_cuda or _is_interpreted()
-    rough = torch.get_float32_matmul_precision() != "highest"
-    return points.is_cuda and rough and points.shape[1] >= MIN_POINTS and _has_triton()
+    return field.networks.n_out <= _MAX_OUT and _is_worth_it(points)
 
 
 def fused_network_values(
@@ -159,6 +155,11 @@ def _is_supported(field: "EnsembleField") -> bool:
         and settings.n_hidden <= _MAX_WIDTH
         and settings.n_hidden % 8 == 0
     )
+
+
+def _is_worth_it(points: Tensor) -> bool:
+    """Tell whether kernels run here at all, and have enough to do; interpreted ones (in tests) always have."""
+    return _is_interpreted() or (points.is_cuda and points.shape[1] >= MIN_POINTS and _has_triton())
 
 
 def _is_trained(field: "EnsembleField") -> bool:

@@ -104,6 +104,10 @@ class StackedNetworks(nn.Module):
         self, points: Float[Tensor, "n_rows n_point"], codes: FoldedCodes, groups: RowGroups
     ) -> Float[Tensor, "n_rows n_out"]:
         """Evaluate all rows."""
+        if _stays_in_caches(points, groups):
+            from nphm_core.models.row_values import row_values
+
+            return row_values(self, points, codes, groups)
         activation = points
         for layer in range(self.n_layers - 1):
             product, bias = self._linear(layer, activation, points, codes, groups)
@@ -194,6 +198,18 @@ def _on_device(tensor: Tensor, function: Callable[..., Any]) -> Callable[..., An
 @cache
 def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=True)
+
+
+def _stays_in_caches(points: Tensor, groups: RowGroups) -> bool:
+    """Tell whether values alone are asked for, on a CPU; in float64 and for slopes the plain operations serve."""
+    plain = torch.is_grad_enabled() or groups.blocks is not None or points.dtype != torch.float32
+    return not plain and points.device.type == "cpu" and _has_numba()
+
+
+@cache
+def _has_numba() -> bool:
+    # A machine that trains need not have it.
+    return importlib.util.find_spec("numba") is not None
 
 
 @cache

@@ -41,7 +41,7 @@ class Layout:
     """Blocks of points of each head."""
     bits: Int[Tensor, " n_all_points"]
     """Bit m of a point says that member m is used."""
-    base: Int[Tensor, "n_all_blocks n_members"]
+    base: Int[Tensor, "n_heads n_blocks n_members"]
     """Row of a block's first pair with each member."""
     place: Float[Tensor, "3 n_rows"]
     """Each row's place as its member sees it."""

@@ -14,7 +14,8 @@ from nphm_core.models.fused.layout import Blend
 class Tuning:
     """How kernels are cut; results differ by rounding only."""
 
-    rows: int = 128
+    rows: int = 64
+    """With 128 rows, or half the warps, the widest kernels hold more than a thread's 255 registers."""
     warps: int = 8
     stages: int = 3
     depth: int = 32
