@@ -63,7 +63,8 @@ def test_direct_dependencies_are_pinned_as_in_the_lock(project, lock):
 
 def test_each_import_of_the_code_is_a_direct_dependency(repository, project):
     owners = packages_distributions()
-    imports = imported_packages(repository, "nphm_core", "pipelines")
+    # PyTorch's builds for GPUs bring Triton, which is imported only where kernels run.
+    imports = imported_packages(repository, "nphm_core", "pipelines") - {"triton"}
     unknown = {name for name in imports if name not in owners}
     assert unknown == set()
     # The viewer is an extra; its command says so where it is missing.
