@@ -31,12 +31,17 @@ def row_values(
     out = points.new_empty(len(points), networks.n_out)
     width = max(len(weight[0]) for weight in networks.weights)
     first, second = (points.new_empty(PIECE_ROWS * (width + networks.n_point)) for _ in range(2))
-    for network, (start, end) in enumerate(pairwise(groups.starts)):
-        for row in range(start, end, PIECE_ROWS):
-            piece = slice(row, min(row + PIECE_ROWS, end))
-            _piece(
-                networks, network, points[piece], _of_rows(codes, groups, piece, len(points)), out[piece], first, second
-            )
+    n_threads = torch.get_num_threads()
+    # On a busy machine two threads wait for each other at every one of these small products.
+    torch.set_num_threads(1)
+    try:
+        for network, (start, end) in enumerate(pairwise(groups.starts)):
+            for row in range(start, end, PIECE_ROWS):
+                piece = slice(row, min(row + PIECE_ROWS, end))
+                rows_codes = _of_rows(codes, groups, piece, len(points))
+                _piece(networks, network, points[piece], rows_codes, out[piece], first, second)
+    finally:
+        torch.set_num_threads(n_threads)
     return out
 
 
