@@ -22,7 +22,7 @@ class Costs:
     """What things cost; CPU seconds are those of one core of an AMD EPYC."""
 
     scan_s: float = 8.2
-    """All stages of one scan in a warm process (demo scans, 18 scans, `benchmarks.overhead` measures it)."""
+    """All stages of one scan in a warm process (6 demo scans; `benchmarks.overhead` measures it)."""
     scan_gb: float = sum(megabytes for _, megabytes in COSTS.values()) / 1000
     """Results of one scan."""
     job_start_s: float = 1.5
