@@ -41,6 +41,7 @@ def main() -> int:
     vertices, faces = _ball(3)
     _register(vertices, faces)
     _read_obj(vertices, faces)
+    _evaluate_field()
     log.info("kernels are ready (%.0f CPU seconds)", time.process_time() - started)
     return 0
 
@@ -68,6 +69,17 @@ def _read_obj(vertices: np.ndarray, faces: np.ndarray) -> None:
         path = Path(folder) / "ball.obj"
         path.write_text("\n".join(lines) + "\n")
         read_scan(path)
+
+
+def _evaluate_field() -> None:
+    import torch
+
+    from nphm_core.config import IdentityModelConfig
+    from nphm_core.models.identity_field import N_ANCHORS, build_identity_field
+
+    field = build_identity_field(IdentityModelConfig(n_global=4, n_local=4, n_hidden=16), torch.zeros(N_ANCHORS, 3))
+    with torch.no_grad():
+        field.sdf(torch.zeros(1, 16, 3), torch.zeros(1, field.n_code))
 
 
 if __name__ == "__main__":
