@@ -2,7 +2,7 @@
 
 It opens from a disk without a server or a network, so its data are scripts, cut so that a page loads what it shows: a
 list of all scans in chunks, the worst first; a file for each subject; a file for each number that one may sort by.
-Pictures and 3D views are linked to (or copied from) the scans' folders.
+Pictures and 3D views are copied from the scans' folders.
 """
 
 import json
@@ -113,7 +113,7 @@ def write_gallery(folder: Path, gallery: Gallery) -> None:
     )
     _write_data(temporary / "data", gallery, scans, numbers)
     for scan in scans:
-        _take_pictures(scan, temporary / "scans" / scan.scan_id)
+        _take_pictures(scan, temporary / "scans" / scan.scan_id, folder / "scans" / scan.scan_id)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 
@@ -228,17 +228,27 @@ def _column(scans: Sequence[GalleryScan], key: str) -> ndarray:
     return np.array([np.nan if value is None else float(value) for value in values])
 
 
-def _take_pictures(scan: GalleryScan, folder: Path) -> None:
+def _take_pictures(scan: GalleryScan, folder: Path, earlier: Path) -> None:
+    """Copy the pictures, or take the copies of an earlier gallery that are still right.
+
+    No links to the scan's own files: a new link changes their status, by which a run tells whether they were touched.
+    """
     for name in PICTURES:
         source = scan.folder / name
         if not source.is_file():
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            # The same file under two names: a gallery of thousands takes no more disk.
-            os.link(source, folder / name)
-        except OSError:
-            shutil.copyfile(source, folder / name)
+        if _is_copy(earlier / name, source):
+            os.replace(earlier / name, folder / name)
+        else:
+            shutil.copy2(source, folder / name)
+
+
+def _is_copy(path: Path, source: Path) -> bool:
+    if not path.is_file():
+        return False
+    own, other = path.stat(), source.stat()
+    return (own.st_size, own.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
 def _write_call(path: Path, function: str, *values: Any) -> None:

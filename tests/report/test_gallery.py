@@ -111,12 +111,17 @@ def test_no_page_names_anything_on_a_network(gallery, monkeypatch):
             assert addresses <= {"http://www.w3.org/2000/svg"}
 
 
-def test_pictures_take_no_disk_of_their_own(gallery, monkeypatch):
+def test_pictures_are_copied_once_and_the_scan_s_own_files_are_not_touched(gallery, monkeypatch):
+    originals = [gallery / "results/scans/s001/neutral" / name for name in PICTURES]
+    copies = [gallery / "results/report/scans/s001/neutral" / name for name in PICTURES]
+    before = [path.stat() for path in originals]
     _build(gallery, monkeypatch)
-    for name in PICTURES:
-        original = gallery / "results/scans/s001/neutral" / name
-        assert original.stat().st_nlink >= 2
-        assert (gallery / "results/report/scans/s001/neutral" / name).read_bytes() == original.read_bytes()
+    first = [path.stat().st_ino for path in copies]
+    _build(gallery, monkeypatch)
+    assert [path.stat().st_ino for path in copies] == first
+    assert [path.read_bytes() for path in copies] == [path.read_bytes() for path in originals]
+    for path, status in zip(originals, before, strict=True):
+        assert (path.stat().st_ctime_ns, path.stat().st_nlink) == (status.st_ctime_ns, status.st_nlink)
 
 
 def test_a_gallery_replaces_the_one_before(gallery, monkeypatch):
