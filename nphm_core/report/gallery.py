@@ -248,7 +248,8 @@ def _is_copy(path: Path, source: Path) -> bool:
     if not path.is_file():
         return False
     own, other = path.stat(), source.stat()
-    return (own.st_size, own.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+    is_link = own.st_ino == other.st_ino
+    return not is_link and (own.st_size, own.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
 def _write_call(path: Path, function: str, *values: Any) -> None:

@@ -1,6 +1,7 @@
 """The gallery's data: the worst first, kinds of reasons, outliers, and bounded files."""
 
 import json
+import os
 import re
 import sys
 
@@ -122,6 +123,16 @@ def test_pictures_are_copied_once_and_the_scan_s_own_files_are_not_touched(galle
     assert [path.read_bytes() for path in copies] == [path.read_bytes() for path in originals]
     for path, status in zip(originals, before, strict=True):
         assert (path.stat().st_ctime_ns, path.stat().st_nlink) == (status.st_ctime_ns, status.st_nlink)
+
+
+def test_links_of_an_older_gallery_are_replaced_by_copies(gallery, monkeypatch):
+    _build(gallery, monkeypatch)
+    original, copy = (gallery / "results" / p / "s001/neutral" / PICTURES[0] for p in ("scans", "report/scans"))
+    copy.unlink()
+    os.link(original, copy)
+    _build(gallery, monkeypatch)
+    assert copy.stat().st_ino != original.stat().st_ino
+    assert original.stat().st_nlink == 1
 
 
 def test_a_gallery_replaces_the_one_before(gallery, monkeypatch):
