@@ -127,7 +127,9 @@ def test_pictures_are_copied_once_and_the_scan_s_own_files_are_not_touched(galle
 
 def test_links_of_an_older_gallery_are_replaced_by_copies(gallery, monkeypatch):
     _build(gallery, monkeypatch)
-    original, copy = (gallery / "results" / p / "s001/neutral" / PICTURES[0] for p in ("scans", "report/scans"))
+    original, copy = (
+        gallery / "results" / p / "s001/neutral" / next(iter(PICTURES)) for p in ("scans", "report/scans")
+    )
     copy.unlink()
     os.link(original, copy)
     _build(gallery, monkeypatch)
