@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from nphm_core.config import EvaluateModelConfig, FitConfig, TrainBaselinesConfig, TrainIdentityConfig
+from nphm_core.config import EvaluateModelConfig, FitConfig, TrainBaselinesConfig, TrainIdentityConfig, npm_identity
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.io.files import read_json, read_npz, write_json, write_npz, write_text
 from nphm_core.seeds import rng_for
@@ -96,10 +96,9 @@ def _train_fields(corpus: Corpus, options: argparse.Namespace) -> None:
 
 
 def _npm_settings(settings: TrainIdentityConfig) -> TrainIdentityConfig:
-    """Give NPM's: one network, which a high rate would spoil, and no anchors or pairs to hold together."""
+    """Give NPM's, with a lower rate: a high one would spoil one network."""
     optimiser = settings.optimiser.model_copy(update={"learning_rate": 5e-4})
-    data = settings.model_dump() | {"weight_codes": 0.002, "weight_anchors": 0.0, "weight_symmetry": 0.0}
-    return TrainIdentityConfig.model_validate(data | {"model": {"kind": "global"}, "optimiser": optimiser.model_dump()})
+    return npm_identity(settings).model_copy(update={"optimiser": optimiser})
 
 
 def _train_pca(corpus: Corpus, options: argparse.Namespace) -> None:

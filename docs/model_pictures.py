@@ -33,16 +33,16 @@ QUALITY = 84
 def main() -> None:
     """Draw both sheets."""
     options = _parser().parse_args()
-    head = from_pretrained(options.model, device=options.device)
+    head = from_pretrained(options.model)
     generator = torch.Generator().manual_seed(options.seed)
-    drawn = sample_codes(head.identity_prior.cpu(), 20, generator=generator)
-    head.identity_prior.to(options.device)
+    drawn = sample_codes(head.identity_prior, 20, generator=generator)
+    order = torch.randperm(len(head.subjects), generator=generator)[:20].tolist()
+    codes = head.identity_codes
+    lines = [interpolate_codes(codes[a], codes[b], 5) for a, b in zip(order[::2], order[1::2], strict=True)]
+    head.to(options.device)
     sheet([drawn[k] for k in range(20)], head, options, n_columns=5).save(
         options.out / "model-samples.jpg", quality=QUALITY
     )
-    order = torch.randperm(len(head.subjects), generator=generator)[:20].tolist()
-    codes = head.identity_codes.cpu()
-    lines = [interpolate_codes(codes[a], codes[b], 5) for a, b in zip(order[::2], order[1::2], strict=True)]
     sheet([code for line in lines for code in line], head, options, n_columns=10).save(
         options.out / "model-interpolations.jpg", quality=QUALITY
     )

@@ -222,6 +222,12 @@ class TrainIdentityConfig(Section):
     log_every: int = Field(50, ge=1, description="steps between two lines of the log")
 
 
+def npm_identity(settings: TrainIdentityConfig) -> TrainIdentityConfig:
+    """Give the settings of the baseline NPM as released: one network, no anchors or pairs, a weaker pull on codes."""
+    changes = {"weight_codes": 0.002, "weight_anchors": 0.0, "weight_symmetry": 0.0}
+    return settings.model_copy(update=changes | {"model": settings.model.model_copy(update={"kind": "global"})})
+
+
 class TrainExpressionConfig(Section):
     """Training of the expression field with the identity frozen, the second stage."""
 

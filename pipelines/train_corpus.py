@@ -60,7 +60,7 @@ def train(options: argparse.Namespace) -> None:
 
 def stage_settings(options: argparse.Namespace) -> tuple[TrainIdentityConfig, TrainExpressionConfig]:
     """Give the settings of both stages: the defaults, shortened, and what the options change of them."""
-    from nphm_core.training.train_corpus import shortened, shortened_expression
+    from nphm_core.training.train_corpus import shortened
 
     often = {"precision": "tf32", "checkpoint_every": 5000, "log_every": 500}
     # Exact distances are known everywhere around these heads, not only near scans.
@@ -68,7 +68,7 @@ def stage_settings(options: argparse.Namespace) -> tuple[TrainIdentityConfig, Tr
     expression = often | json.loads(options.expression)
     return (
         shortened(read_section(TrainIdentityConfig, identity, "identity"), options.identity_steps),
-        shortened_expression(read_section(TrainExpressionConfig, expression, "expression"), options.expression_steps),
+        shortened(read_section(TrainExpressionConfig, expression, "expression"), options.expression_steps),
     )
 
 

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nphm_core.config import Section
+from nphm_core.config import Section, TrainIdentityConfig, npm_identity
 from nphm_core.stages import MODEL_STAGES
 from workflow.planning import Plan
 
-# What the released baseline changes (no anchors, no pairs of codes, a weaker pull on the longer code).
-_NPM = {"weight_codes": 0.002, "weight_anchors": 0.0, "weight_symmetry": 0.0}
 _BOTH_STAGES = ("train_identity", "train_expression")
 
 
@@ -96,7 +94,7 @@ class ModelPlan:
         """Give the options that say where scans and results lie."""
         settings = self._plan.settings
         options = ["--table", settings.scans, "--canonical", settings.canonical, "--results", self._results]
-        return shlex.join(options + (["--verdicts", settings.verdicts] if settings.verdicts else []))
+        return " ".join(filter(None, [shlex.join(options), self._plan.verdict_option]))
 
     @property
     def hold_out(self) -> str:
@@ -120,11 +118,9 @@ class ModelPlan:
 
         def of_model(wildcards: Any) -> str:
             settings: Section = getattr(self._plan.settings, stage)
-            data = settings.model_dump(mode="json")
-            if stage == "train_identity" and getattr(wildcards, "model", "nphm") == "npm":
-                data |= _NPM
-                data["model"] |= {"kind": "global"}
-            text = json.dumps(data, sort_keys=True)
+            if isinstance(settings, TrainIdentityConfig) and wildcards.model == "npm":
+                settings = npm_identity(settings)
+            text = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
             out = f"--seed {self._plan.settings.seed} --settings {shlex.quote(text)}"
             return out + self._initial(wildcards.model) if stage in _BOTH_STAGES else out
 

@@ -96,12 +96,13 @@ def _fit(
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
     priors = CodePriors.of(head, settings)
     checked = [tuple(checked_observation(o) for o in scans) for scans in problems]
-    prepared = _posed(head, checked, priors, settings, generator, rng)
+    span = _span(head)
+    prepared = _posed(head, checked, priors, span, settings, generator, rng)
     log.debug("poses after %.1f s", time.perf_counter() - started)
     clouds = clouds_of(prepared, settings, rng=rng, like=head.identity_prior.mean)
     energy = HeadEnergy(head, clouds, priors, settings)
     variables = start_variables(head, prepared, clouds)
-    coarse = minimise(energy, variables, _span(head), _SPAN_STEPS, anneal=True, robust_mm=settings.robust_mm)
+    coarse = minimise(energy, variables, span, _SPAN_STEPS, anneal=True, robust_mm=settings.robust_mm)
     log.debug("span after %.1f s", time.perf_counter() - started)
     best = minimise(energy, coarse.variables, _all(head), settings.n_steps, anneal=False, robust_mm=settings.robust_mm)
     energies = [*coarse.energies, *best.energies]
@@ -126,6 +127,7 @@ def _posed(
     head: NeuralHead,
     problems: list[tuple[Observation, ...]],
     priors: CodePriors,
+    span: Bases,
     settings: FitConfig,
     generator: torch.Generator,
     rng: np.random.Generator,
@@ -145,7 +147,7 @@ def _posed(
     clouds = clouds_of(singles, few, rng=rng, like=head.identity_prior.mean)
     energy = HeadEnergy(head, clouds, priors, few)
     start = start_variables(head, singles, clouds)
-    coarse = minimise(energy, start, _span(head), _COARSE_STEPS, anneal=True, robust_mm=_COARSE_ROBUST_MM)
+    coarse = minimise(energy, start, span, _COARSE_STEPS, anneal=True, robust_mm=_COARSE_ROBUST_MM)
     value = _comparable(energy, coarse, clouds, settings)
     poses = _similarities(coarse.variables)
     out: list[list[Prepared]] = [[] for _ in problems]

@@ -195,9 +195,9 @@ def _single(value: Tensor) -> Tensor:
     return value.float() if value.dtype == torch.float16 else value
 
 
-def _shrinkage(stored: Any) -> tuple[Shrinkage, Shrinkage] | None:
+def _shrinkage(stored: Any) -> tuple[Shrinkage | None, Shrinkage | None]:
     if stored is None:
-        return None
+        return None, None
     identity, expression = (Shrinkage(**both) for both in stored)
     for both in (identity, expression):
         if not (0 <= both.share <= 1 and (both.reach is None or both.reach > 0)):

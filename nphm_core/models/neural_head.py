@@ -31,7 +31,7 @@ class NeuralHead(nn.Module):
         scans: tuple[str, ...] = (),
         template_hash: str = "",
         facts: dict[str, Any] | None = None,
-        shrinkage: tuple[Shrinkage, Shrinkage] | None = None,
+        shrinkage: tuple[Shrinkage | None, Shrinkage | None] = (None, None),
     ) -> None:
         """Put a model together; without an expression field it knows canonical heads only.
 
@@ -46,9 +46,9 @@ class NeuralHead(nn.Module):
         self.subjects, self.scans = tuple(subjects), tuple(scans)
         self.template_hash, self.facts = template_hash, dict(facts or {})
         distance = identity.code_distance()
-        self.shrinkage = shrinkage or (
-            choose_shrinkage(self.identity_codes, distance),
-            choose_shrinkage(self.expression_codes),
+        self.shrinkage = (
+            shrinkage[0] or choose_shrinkage(self.identity_codes, distance),
+            shrinkage[1] or choose_shrinkage(self.expression_codes),
         )
         self.identity_prior = GaussianPrior.from_codes(self.identity_codes, self.shrinkage[0], distance)
         self.expression_prior = GaussianPrior.from_codes(self.expression_codes, self.shrinkage[1])

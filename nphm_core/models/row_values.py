@@ -5,7 +5,6 @@ before the next ones, and softplus is one pass in place. Same products, same ord
 """
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,8 +12,7 @@ from jaxtyping import Float
 from numba import njit
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from nphm_core.models.networks import FoldedCodes, RowGroups, StackedNetworks
+from nphm_core.models.networks import SKIP_SCALE, FoldedCodes, RowGroups, StackedNetworks
 
 PIECE_ROWS = 1024
 """Rows that go through the layers together: two layers of 200 numbers fit a megabyte and a half."""
@@ -25,7 +23,7 @@ _FLAT = np.float32(17.0)
 
 
 def row_values(
-    networks: "StackedNetworks", points: Float[Tensor, "n_rows n_point"], codes: "FoldedCodes", groups: "RowGroups"
+    networks: StackedNetworks, points: Float[Tensor, "n_rows n_point"], codes: FoldedCodes, groups: RowGroups
 ) -> Float[Tensor, "n_rows n_out"]:
     """Evaluate all rows, on a CPU, in float32, without slopes; rows must not lie in blocks."""
     out = points.new_empty(len(points), networks.n_out)
@@ -45,7 +43,7 @@ def row_values(
     return out
 
 
-def _of_rows(codes: "FoldedCodes", groups: "RowGroups", piece: slice, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+def _of_rows(codes: FoldedCodes, groups: RowGroups, piece: slice, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """Give both tables of what codes add, and each row's place in them."""
     if groups.condition is not None:
         return codes.first, codes.skip, groups.condition[piece]
@@ -54,7 +52,7 @@ def _of_rows(codes: "FoldedCodes", groups: "RowGroups", piece: slice, n_rows: in
 
 
 def _piece(
-    networks: "StackedNetworks",
+    networks: StackedNetworks,
     network: int,
     points: Tensor,
     codes: tuple[Tensor, Tensor, Tensor],
@@ -75,7 +73,7 @@ def _piece(
         store = spare[layer % 2][: n * wide].view(n, wide)
         if layer in (0, skip):
             weight = weight[:, : a.shape[1]]
-            torch.mm(a, weight.t() if layer == 0 else weight.t() * _skip_scale(), out=store)
+            torch.mm(a, weight.t() if layer == 0 else weight.t() * SKIP_SCALE, out=store)
             table = codes[0 if layer == 0 else 1]
             _softplus_of_codes(store.numpy(), table.numpy(), condition)
         else:
@@ -84,12 +82,6 @@ def _piece(
         if wide > n_out:
             store[:, n_out:] = points
         a = store
-
-
-def _skip_scale() -> float:
-    from nphm_core.models.networks import SKIP_SCALE
-
-    return SKIP_SCALE
 
 
 @njit(cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy", inline="always")

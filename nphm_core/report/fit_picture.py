@@ -1,7 +1,7 @@
 """The picture of one fit: the scan, the fitted head over it, the fitted head, and its distance to the scan in mm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 from numpy import ndarray
@@ -16,6 +16,7 @@ from nphm_core.report.head_views import (
     HeadSurface,
     error_picture,
     head_cameras,
+    moved_mesh,
     overlay_picture,
     scan_picture,
 )
@@ -44,7 +45,7 @@ def fit_picture(
     view: FitView, T_head_metric: Similarity, title: str, lines: Sequence[str], *, tile_px: int, colour_max_mm: float
 ) -> Image.Image:
     """Draw it from the front and from the subject's left; tiles are `tile_px` high."""
-    scan, fitted = (_moved(mesh, T_head_metric) for mesh in (view.scan, view.fitted))
+    scan, fitted = (moved_mesh(mesh, T_head_metric) for mesh in (view.scan, view.fitted))
     surfaces = HeadSurface(scan), HeadSurface(fitted)
     cameras = head_cameras(T_head_metric.apply(view.face), fitted.vertices, tile_px)
     width, height = cameras[0].width, cameras[0].height
@@ -75,11 +76,6 @@ def _tiles(
         fit.painted(CLAY * fit.light[:, None]),
         error_picture(fit, view.distance_mm, view.is_measured, largest_mm),
     )
-
-
-def _moved(mesh: Mesh, T_head_metric: Similarity) -> Mesh:
-    normals = None if mesh.normals is None else T_head_metric.apply_directions(mesh.normals)
-    return replace(mesh, vertices=T_head_metric.apply(mesh.vertices), normals=normals)
 
 
 def _write_legends(page: Sheet, y: int, width: int, largest_mm: float) -> None:

@@ -4,7 +4,7 @@ All positions are in the upright head frame in mm: +y up, +z out of the face, +x
 sRGB picture; whatever is not head is white.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -16,6 +16,7 @@ from nphm_core.registration.cameras import Camera, look_at
 from nphm_core.registration.drawable import drawable_of, light_of
 from nphm_core.registration.render_backends import SurfaceView, see
 from nphm_core.report.colour_map import UNSEEN, colours_of
+from nphm_core.spaces import Similarity
 
 CLAY = np.array([0.86, 0.83, 0.79])
 FIT_BLUE = np.array([0.36, 0.58, 0.86])
@@ -116,6 +117,12 @@ def _head_camera(face_points: ndarray, head_points: ndarray, height_px: int, tar
     focal_px = height_px / 2 / np.tan(_FOV_RAD / 2)
     back, up = np.array([np.sin(yaw_rad), 0.0, np.cos(yaw_rad)]), np.array([0.0, 1.0, 0.0])
     return look_at(target + middle * up, back, up, distance, focal_px, round(_ASPECT * height_px), height_px)
+
+
+def moved_mesh(mesh: Mesh, T_head_metric: Similarity) -> Mesh:
+    """Give a mesh in the head's frame; delivered normals, which matter for clouds only, turn with it."""
+    normals = None if mesh.normals is None else T_head_metric.apply_directions(mesh.normals)
+    return replace(mesh, vertices=T_head_metric.apply(mesh.vertices), normals=normals)
 
 
 def scan_picture(tile: Tile) -> UInt8[ndarray, "height width 3"]:

@@ -21,6 +21,7 @@ from nphm_core.report.head_views import (
     error_picture,
     grid_picture,
     head_cameras,
+    moved_mesh,
     overlay_picture,
     right_camera,
     scan_picture,
@@ -155,16 +156,11 @@ def _webp(image: Image.Image, quality: int) -> bytes:
 
 
 def _in_head_frame(view: RegistrationView, T_head_metric: Similarity) -> RegistrationView:
-    def moved(mesh: Mesh) -> Mesh:
-        # Delivered normals matter for clouds only.
-        normals = None if mesh.normals is None else T_head_metric.apply_directions(mesh.normals)
-        return replace(mesh, vertices=T_head_metric.apply(mesh.vertices), normals=normals)
-
     return replace(
         view,
-        scan=moved(view.scan),
-        linear_fit=moved(view.linear_fit),
-        registered=moved(view.registered),
+        scan=moved_mesh(view.scan, T_head_metric),
+        linear_fit=moved_mesh(view.linear_fit, T_head_metric),
+        registered=moved_mesh(view.registered, T_head_metric),
         landmarks=T_head_metric.apply(view.landmarks),
         landmarks_registered=T_head_metric.apply(view.landmarks_registered),
     )

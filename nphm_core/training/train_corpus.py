@@ -6,6 +6,7 @@ subjects are held out: their codes are found with frozen weights, and their loss
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,14 @@ from nphm_core.training.pairs import PairSamples, RegisteredPair
 from nphm_core.training.samples import IdentitySamples
 from nphm_core.training.train_expression import HeldOutScans, train_expression
 from nphm_core.training.train_identity import train_identity
+
+StageConfig = TypeVar("StageConfig", TrainIdentityConfig, TrainExpressionConfig)
+
+_RATES = {
+    TrainIdentityConfig: {"learning_rate": 1e-3, "code_learning_rate": 2e-3, "clip_norm": 0.5},
+    TrainExpressionConfig: {"learning_rate": 5e-4, "code_learning_rate": 2e-3, "clip_norm": 0.1},
+}
+"""What a short training changes of each stage's optimiser."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +117,8 @@ def _pairs(corpus: Corpus, names: Sequence[str], device: torch.device) -> PairSa
     return PairSamples(scans, np.array(owners), pairs, device=device)
 
 
-def shortened(settings: TrainIdentityConfig, n_steps: int) -> TrainIdentityConfig:
-    """Give settings for fewer steps: higher rates, which fall as often as in a long training."""
-    rates = {"learning_rate": 1e-3, "code_learning_rate": 2e-3, "decay_every": max(1, n_steps // 6), "clip_norm": 0.5}
-    optimiser = settings.optimiser.model_copy(update=rates)
-    return settings.model_copy(update={"n_steps": n_steps, "optimiser": optimiser})
-
-
-def shortened_expression(settings: TrainExpressionConfig, n_steps: int) -> TrainExpressionConfig:
-    """Give settings of the second stage for fewer steps."""
-    rates = {"learning_rate": 5e-4, "code_learning_rate": 2e-3, "decay_every": max(1, n_steps // 6), "clip_norm": 0.1}
+def shortened(settings: StageConfig, n_steps: int) -> StageConfig:
+    """Give a stage's settings for fewer steps: higher rates, which fall as often as in a long training."""
+    rates = _RATES[type(settings)] | {"decay_every": max(1, n_steps // 6)}
     optimiser = settings.optimiser.model_copy(update=rates)
     return settings.model_copy(update={"n_steps": n_steps, "optimiser": optimiser})

@@ -108,6 +108,8 @@ def _assembled(
         scans=scans,
         template_hash=head.template_hash,
         facts=head.facts,
+        # It takes seconds to choose, and only a joint stage gives other codes.
+        shrinkage=(head.shrinkage[0] if identity_codes is head.identity_codes else None, None),
     )
 
 

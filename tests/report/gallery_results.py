@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from nphm_core.geometry.mesh import Mesh
-from nphm_core.geometry.subdivision import loop_subdivision
 from nphm_core.records import write_record
 from nphm_core.report.colour_map import colours_of
 from nphm_core.report.gallery import GalleryScan
@@ -15,6 +14,7 @@ from nphm_core.report.head_3d import head_script
 from nphm_core.report.quality_tiles import RegistrationTiles, card_of, card_of_picture, sheet_of
 from nphm_core.spaces import Similarity
 from nphm_core.stages import STAGES
+from tests.evaluation.conftest import make_ball
 
 EXPRESSIONS = ("neutral", "mouth-open", "smile", "frown", "jaw-left", "cheeks", "kiss", "brows")
 REASON = "the 95th percentile of the distance on the face is {:.2f} mm, above 1 mm (evaluate.max_p95_mm)"
@@ -22,13 +22,7 @@ REASON = "the 95th percentile of the distance on the face is {:.2f} mm, above 1 
 
 def ball(n_levels: int = 3) -> Mesh:
     """Give a ball of 85 mm, its front at +z."""
-    vertices = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
-    faces = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
-    for _ in range(n_levels):
-        step = loop_subdivision(faces, len(vertices), scheme="midpoint")
-        vertices, faces = step.matrix @ vertices, step.faces
-        vertices /= np.linalg.norm(vertices, axis=1, keepdims=True)
-    return Mesh(85 * vertices, faces)
+    return make_ball(85, n_levels)
 
 
 def drawn_tiles(p95_mm: float, rng: np.random.Generator, height: int = 96) -> RegistrationTiles:

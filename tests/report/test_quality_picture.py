@@ -7,23 +7,19 @@ import pytest
 from PIL import Image
 
 from nphm_core.geometry.mesh import Mesh
-from nphm_core.geometry.subdivision import loop_subdivision
 from nphm_core.report.colour_map import UNSEEN, error_colours
 from nphm_core.report.head_views import HeadSurface, error_picture, grid_picture, head_cameras, overlay_picture
 from nphm_core.report.quality_picture import Heading, failure_picture, registration_picture
 from nphm_core.report.quality_tiles import RegistrationView, registration_tiles
 from nphm_core.spaces import Similarity
+from tests.evaluation.conftest import make_ball
 
 HEADING = Heading("s01/smile", "suspicious", ["the median is 0.31 mm", "and more"], "face: median 0.31 mm", "evaluate")
 
 
 def _head(n_levels: int) -> Mesh:
-    vertices = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
-    faces = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
-    for _ in range(n_levels):
-        step = loop_subdivision(faces, len(vertices), scheme="midpoint")
-        vertices, faces = step.matrix @ vertices, step.faces
-        vertices /= np.linalg.norm(vertices, axis=1, keepdims=True)
+    ball = make_ball(1, n_levels)
+    vertices, faces = ball.vertices, ball.faces
     nose = np.exp(-((vertices - [0, -0.1, 1]) ** 2).sum(1) / 0.03)
     return Mesh(vertices * [75, 110, 90] + 22 * nose[:, None] * vertices, faces)
 
