@@ -1,6 +1,7 @@
 """Colour images of scans: reading, writing, and packing several into one texture."""
 
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ def read_image(path: Path) -> UInt8[ndarray, "height width 3"]:
     # Texture atlases of scanners are larger than what Pillow takes for an attack.
     Image.MAX_IMAGE_PIXELS = None
     try:
-        with Image.open(path) as image:
+        # From memory: a damaged chunk that claims 2 GB would be allocated before the file is found to be shorter.
+        with Image.open(BytesIO(Path(path).read_bytes())) as image:
             if image.width * image.height > MAX_FILE_PIXELS:
                 raise ValueError(f"{image.width}x{image.height}")
             while max(image.size) > MAX_TEXTURE_PIXELS:

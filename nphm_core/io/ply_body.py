@@ -75,7 +75,7 @@ class PlyLists:
 
 
 def read_ply_header(data: bytes, path: Path) -> PlyHeader:
-    """Read the header; lines of an unknown kind are skipped."""
+    """Read the header; lines of an unknown kind are skipped, a name given twice is refused."""
     if not data.startswith(b"ply"):
         raise damaged("the file does not start with `ply`, expected a PLY header", path)
     end = data.find(b"end_header", 0, _MAX_HEADER_BYTES)
@@ -98,6 +98,10 @@ def read_ply_header(data: bytes, path: Path) -> PlyHeader:
             raise damaged(f"the PLY header holds the line {line[:60]!r}, which PLY does not allow", path) from None
     if form not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise damaged(f"the PLY format is {form[:30]!r}, expected ascii or binary", path)
+    for names in [[e.name for e in elements], *([p.name for p in e.properties] for e in elements)]:
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise damaged(f"the PLY header declares {twice[:60]!r} twice, expected different names", path)
     return PlyHeader(form, elements, images, stop + 1)
 
 

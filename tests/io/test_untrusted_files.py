@@ -11,6 +11,7 @@ import pickle
 import random
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -132,6 +133,20 @@ def test_a_ply_that_claims_a_terabyte_is_refused(tmp_path, header, form):
         read_scan_file(tmp_path / "s.ply")
 
 
+@pytest.mark.parametrize(
+    ("header", "twice"),
+    [
+        (f"element vertex 3\n{XYZ}\nproperty float y", "y"),
+        (f"element vertex 3\n{XYZ}\nelement face 1\n" + "property list uchar int vertex_indices\n" * 2, "vertex_indices"),
+        (f"element vertex 3\n{XYZ}\nelement vertex 3\n{XYZ}", "vertex"),
+    ],
+)
+def test_a_ply_that_declares_a_name_twice_is_refused(tmp_path, header, twice):
+    (tmp_path / "s.ply").write_text(f"ply\nformat ascii 1.0\n{header}\nend_header\n" + "0 1 2\n" * 50)
+    with pytest.raises(ScanFileError, match=f"'{twice}' twice"):
+        read_scan_file(tmp_path / "s.ply")
+
+
 def test_triangle_strips_without_a_list_are_refused(tmp_path):
     text = f"ply\nformat ascii 1.0\nelement vertex 1\n{XYZ}\nelement tristrips 1\nend_header\n0 0 0\n"
     (tmp_path / "s.ply").write_text(text)
@@ -153,6 +168,21 @@ def test_an_image_that_claims_a_terabyte_is_refused(tmp_path):
     (tmp_path / "t.bmp").write_bytes(bytes(data))
     with pytest.raises(ScanFileError, match="an image of a scan cannot be read"):
         read_image(tmp_path / "t.bmp")
+
+
+def test_a_chunk_that_claims_two_gigabytes_allocates_nothing(tmp_path):
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "PNG")
+    data = bytearray(stream.getvalue())
+    at = data.index(b"IDAT")
+    data[at - 4 : at] = (0x7FFFFFFF).to_bytes(4, "big")
+    (tmp_path / "t.png").write_bytes(bytes(data))
+    tracemalloc.start()
+    with contextlib.suppress(ScanFileError):
+        read_image(tmp_path / "t.png")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 26
 
 
 def test_an_image_with_an_endless_name_is_left_out(tmp_path):
