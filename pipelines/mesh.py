@@ -262,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of --sample")
     parser.add_argument("--temperature", type=float, default=1.0, help="of --sample: below 1 is nearer to the mean")
     parser.add_argument("--resolution", type=int, default=256, help="cells along the longest side of the box")
-    parser.add_argument("--coarse-resolution", type=int, default=64, help="finer finds smaller loose pieces")
+    parser.add_argument("--coarse-resolution", type=int, default=32, help="finer finds smaller loose pieces")
     parser.add_argument("--keep-largest", action="store_true", help="drop loose pieces")
     parser.add_argument("--template", type=Path, metavar="FOLDER", help="give the mesh this template's topology")
     parser.add_argument("--space", choices=("canonical", "metric"), default="metric", help="250 mm units, or mm")

@@ -27,7 +27,7 @@ class Extraction:
 
     resolution: int = 256
     """Cells along the longest side of the box."""
-    coarse_resolution: int = 64
+    coarse_resolution: int = 32
     """The coarse grid has at least as many cells, if `resolution` has; `resolution` itself is the dense grid."""
     safety: float = 1.5
     """Slope of the field up to which nothing is missed."""

@@ -2,8 +2,11 @@
 
 The plain operations write every layer of all rows to memory and read it again. Here some rows go through all layers
 before the next ones, and softplus is one pass in place. Same products, same order of sums: results differ by rounding.
+Pieces are shared out among as many threads as PyTorch has; whichever takes a piece gives the same numbers.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -27,20 +30,44 @@ def row_values(
 ) -> Float[Tensor, "n_rows n_out"]:
     """Evaluate all rows, on a CPU, in float32, without slopes; rows must not lie in blocks."""
     out = points.new_empty(len(points), networks.n_out)
-    width = max(len(weight[0]) for weight in networks.weights)
-    first, second = (points.new_empty(PIECE_ROWS * (width + networks.n_point)) for _ in range(2))
+    width = max(len(weight[0]) for weight in networks.weights) + networks.n_point
+
+    @torch.no_grad()
+    def work(share: list[tuple[int, slice]]) -> None:
+        torch.set_num_threads(1)
+        first, second = (points.new_empty(PIECE_ROWS * width) for _ in range(2))
+        for network, piece in share:
+            rows_codes = _of_rows(codes, groups, piece, len(points))
+            _piece(networks, network, points[piece], rows_codes, out[piece], first, second)
+
+    _share_out(work, _pieces(groups))
+    return out
+
+
+def _pieces(groups: RowGroups) -> list[tuple[int, slice]]:
+    """Cut each network's rows; give network and rows of each piece."""
+    return [
+        (network, slice(row, min(row + PIECE_ROWS, end)))
+        for network, (start, end) in enumerate(pairwise(groups.starts))
+        for row in range(start, end, PIECE_ROWS)
+    ]
+
+
+def _share_out(work: Callable[[list[tuple[int, slice]]], None], pieces: list[tuple[int, slice]]) -> None:
+    """Do the pieces in as many threads as PyTorch has, in each of which it has one only.
+
+    Threads of one small product wait for each other longer than the product takes, most of all on a busy machine.
+    """
     n_threads = torch.get_num_threads()
-    # On a busy machine two threads wait for each other at every one of these small products.
-    torch.set_num_threads(1)
     try:
-        for network, (start, end) in enumerate(pairwise(groups.starts)):
-            for row in range(start, end, PIECE_ROWS):
-                piece = slice(row, min(row + PIECE_ROWS, end))
-                rows_codes = _of_rows(codes, groups, piece, len(points))
-                _piece(networks, network, points[piece], rows_codes, out[piece], first, second)
+        if min(n_threads, len(pieces)) < 2:
+            work(pieces)
+            return
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(work, [pieces[k::n_threads] for k in range(n_threads)]))
     finally:
         torch.set_num_threads(n_threads)
-    return out
 
 
 def _of_rows(codes: FoldedCodes, groups: RowGroups, piece: slice, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,14 +139,14 @@ def _softplus_one(z):
     return max(z, np.float32(0.0)) + s * series * np.float32(0.01)
 
 
-@njit(cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
+@njit(cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy", nogil=True)
 def _softplus(rows, n_columns):
     for i in range(rows.shape[0]):
         for j in range(n_columns):
             rows[i, j] = _softplus_one(rows[i, j])
 
 
-@njit(cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
+@njit(cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy", nogil=True)
 def _softplus_of_codes(rows, table, condition):
     for i in range(rows.shape[0]):
         bias = table[condition[i]]

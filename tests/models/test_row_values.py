@@ -28,6 +28,27 @@ def test_values_without_slopes_are_the_plain_ones(small_identity, anchors, n_poi
         torch.testing.assert_close(field.sdf(points, code), plain, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_threads", [2, 5])
+def test_threads_share_the_pieces_and_change_nothing(n_threads):
+    torch.manual_seed(0)
+    networks = StackedNetworks(2, n_point=3, n_code=5, n_out=1, n_hidden=24, n_layers=4)
+    codes = networks.fold(torch.randn(1, 2, 5), torch.arange(2))
+    points = torch.randn(5 * PIECE_ROWS + 7, 3)
+    groups = RowGroups((0, 2 * PIECE_ROWS + 3, len(points)), torch.arange(len(points)) % 2)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with torch.no_grad():
+            alone = networks.values(points, codes, groups)
+        torch.set_num_threads(n_threads)
+        with torch.no_grad():
+            shared = networks.values(points, codes, groups)
+        assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone, shared)
+
+
 @pytest.mark.parametrize("n_layers", [4, 5, 7])
 def test_networks_of_any_depth_and_more_rows_than_a_piece_agree(n_layers):
     torch.manual_seed(0)
