@@ -25,7 +25,7 @@ from nphm_core.fitting.clouds import Prepared, clouds_of, start_variables
 from nphm_core.fitting.code_priors import CodePriors
 from nphm_core.fitting.energy import HeadEnergy, Kernel
 from nphm_core.fitting.observations import Observation
-from nphm_core.fitting.variables import Bases, Variables, rotation_matrices
+from nphm_core.fitting.variables import Bases, Basis, Variables, rotation_matrices
 from nphm_core.models.neural_head import NeuralHead, build_head
 from nphm_core.spaces import Similarity
 
@@ -150,9 +150,9 @@ def main() -> int:
     energy = HeadEnergy(head, clouds, CodePriors.of(head, settings), settings)
     start = start_variables(head, scans, clouds)
     kernel = Kernel(ROBUST_MM, torch.full_like(clouds.log_scale, SPREAD_MM))
-    eye = [torch.eye(n, device=device) for n in (head.identity.n_code, head.expression_prior.n_code)]
+    free = [Basis.whole(n) for n in (head.identity.n_code, head.expression_prior.n_code)]
     runs: list[tuple[str, Callable[[], Watch], int]] = [
-        ("second order", lambda: run_second_order(energy, start, kernel, Bases(*eye), options.steps), options.steps)
+        ("second order", lambda: run_second_order(energy, start, kernel, Bases(*free), options.steps), options.steps)
     ]
     for rate in options.rates:
         n = options.adam_steps

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nphm_core.config import FitConfig
+from nphm_core.fitting.variables import Basis
 from nphm_core.models.identity_field import N_PAIRS, EnsembleField
 from nphm_core.models.neural_head import NeuralHead
 from nphm_core.models.priors import GaussianPrior
@@ -32,14 +33,11 @@ class QuadraticPrior:
         out = ((offset @ self.precision) * offset).sum(dim=1) + ((own @ self.coupling) * own).sum(dim=1)
         return out.to(code.dtype)
 
-    def along(
-        self, code: Float[Tensor, "n n_code"], basis: Float[Tensor, "n_code k"]
-    ) -> tuple[Float[Tensor, "k k"], Float[Tensor, "n k"]]:
+    def along(self, code: Float[Tensor, "n n_code"], basis: Basis) -> tuple[Float[Tensor, "k k"], Float[Tensor, "n k"]]:
         """Give half the Hessian and half the gradient in steps along a basis, in float64."""
-        columns = basis.double()
-        hessian = columns.T @ (self.precision + self.coupling) @ columns
+        hessian = basis.along(basis.along(self.precision + self.coupling).T)
         gradient = (code - self.mean).double() @ self.precision + code.double() @ self.coupling
-        return hessian, gradient @ columns
+        return hessian, basis.along(gradient)
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class HeadEnergy:
         A subject's unknowns are its identity, then expression and pose of each of its scans; scans that it lacks have
         ones on the diagonal.
         """
-        clouds, n_identity = self.clouds, bases.identity.shape[1]
+        clouds, n_identity = self.clouds, bases.identity.size
         blocks, slopes = self._row_equations(variables, found, kernel, bases)
         size = bases.size(clouds.n_slots)
         hessian = blocks.new_zeros(clouds.n_subjects, size, size)
@@ -163,7 +163,7 @@ class HeadEnergy:
     ) -> tuple[Float[Tensor, "n_rows d d"], Float[Tensor, "n_rows d"]]:
         """Give each row's part: identity, expression, pose; in float64."""
         clouds = self.clouds
-        n_identity, n_expression = bases.identity.shape[1], bases.expression.shape[1]
+        n_identity, n_expression = bases.identity.size, bases.expression.size
         by_distance, by_tilt = self._point_jacobians(variables, found, bases)
         used = clouds.weights * found.agrees
         weight = used * self._surface_weight[:, None]
@@ -238,7 +238,7 @@ class HeadEnergy:
         identity, expression, step = (
             torch.zeros_like(leaf) if slope is None else slope for slope, leaf in zip(slopes, leaves, strict=True)
         )
-        return torch.cat([identity @ bases.identity, expression @ bases.expression, step], dim=1)
+        return torch.cat([bases.identity.along(identity), bases.expression.along(expression), step], dim=1)
 
     def _normal_weight(self) -> float:
         return self.settings.weight_normals / NORMAL_STD**2

@@ -2,9 +2,11 @@
 
 Three phases, all Levenberg-Marquardt on one energy. First a pose for each scan: trimmed ICP of the mean head from many
 starts, or the anchors where they are known, and a coarse fit from the best of them, with few points and codes that
-stay in the span of the training codes; the lowest energy wins. Then all points, still in that span, while the robust
-kernel narrows. At last all numbers of the codes are free, held by their priors alone. Canonical points are warm-started
-from step to step, which needs the same points in every step: they are drawn once.
+stay in the span of the training codes; the lowest energy wins. Then more points, still in that span, while the robust
+kernel narrows. At last all numbers of the codes are free, held by their priors alone: first with the same points, and
+from where that ends with all of them, since a step costs as much as it has points and the last few steps suffice.
+Canonical points are warm-started from step to step, which needs the same points in every step: they are drawn once for
+each of these.
 
 Points may be in any unit and pose. Where the unit is known the scale is held near it; elsewhere the size is found.
 """
@@ -29,13 +31,15 @@ from nphm_core.fitting.linear_start import StartSearch
 from nphm_core.fitting.mean_head import mean_head_points
 from nphm_core.fitting.observations import Observation, checked_observation
 from nphm_core.fitting.solver import Minimum, minimise
-from nphm_core.fitting.variables import Bases, Clouds, Variables
+from nphm_core.fitting.variables import Bases, Basis, Clouds, Variables
 from nphm_core.models.neural_head import NeuralHead
 from nphm_core.spaces import Similarity
 
 log = logging.getLogger(__name__)
 
 _N_COARSE_POINTS = 400
+_N_EARLY_POINTS = 1000
+"""Until the last steps: the energy counts a scan's points as `n_independent` measurements, however many there are."""
 _COARSE_STEPS, _SPAN_STEPS = 8, 12
 _COMPARED_STD_MM = 1.0
 _COARSE_ROBUST_MM = 10.0
@@ -99,13 +103,23 @@ def _fit(
     span = _span(head)
     prepared = _posed(head, checked, priors, span, settings, generator, rng)
     log.debug("poses after %.1f s", time.perf_counter() - started)
-    clouds = clouds_of(prepared, settings, rng=rng, like=head.identity_prior.mean)
-    energy = HeadEnergy(head, clouds, priors, settings)
+    early = settings.model_copy(update={"n_points": min(_N_EARLY_POINTS, settings.n_points)})
+    clouds = clouds_of(prepared, early, rng=rng, like=head.identity_prior.mean)
+    energy = HeadEnergy(head, clouds, priors, early)
     variables = start_variables(head, prepared, clouds)
-    coarse = minimise(energy, variables, span, _SPAN_STEPS, anneal=True, robust_mm=settings.robust_mm)
+    found = minimise(energy, variables, span, _SPAN_STEPS, anneal=True, robust_mm=settings.robust_mm)
     log.debug("span after %.1f s", time.perf_counter() - started)
-    best = minimise(energy, coarse.variables, _all(head), settings.n_steps, anneal=False, robust_mm=settings.robust_mm)
-    energies = [*coarse.energies, *best.energies]
+    energies = list(found.energies)
+    if early.n_points < settings.n_points:
+        found = minimise(
+            energy, found.variables, _all(head), settings.n_steps, anneal=False, robust_mm=settings.robust_mm
+        )
+        log.debug("all codes after %.1f s", time.perf_counter() - started)
+        energies += found.energies
+        clouds = clouds_of(prepared, settings, rng=rng, like=head.identity_prior.mean)
+        energy = HeadEnergy(head, clouds, priors, settings)
+    best = minimise(energy, found.variables, _all(head), settings.n_steps, anneal=False, robust_mm=settings.robust_mm)
+    energies += best.energies
     seconds = (time.perf_counter() - started) / len(problems)
     return _results(prepared, clouds, replace(best, energies=energies), seconds)
 
@@ -174,15 +188,11 @@ def _flat(problems: list[tuple[Observation, ...]]) -> list[tuple[int, Observatio
 
 def _span(head: NeuralHead) -> Bases:
     """Give the strongest directions of the training codes, scaled by their deviations."""
-    return Bases(head.identity_prior.strongest(_MAX_SPAN), head.expression_prior.strongest(_MAX_SPAN))
+    return Bases(*(Basis.of(p.strongest(_MAX_SPAN)) for p in (head.identity_prior, head.expression_prior)))
 
 
 def _all(head: NeuralHead) -> Bases:
-    mean, expression = head.identity_prior.mean, head.expression_prior.mean
-    return Bases(
-        torch.eye(len(mean), dtype=mean.dtype, device=mean.device),
-        torch.eye(len(expression), dtype=mean.dtype, device=mean.device),
-    )
+    return Bases(Basis.whole(head.identity_prior.n_code), Basis.whole(head.expression_prior.n_code))
 
 
 def _similarities(variables: Variables) -> list[Similarity]:

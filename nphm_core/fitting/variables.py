@@ -70,20 +70,46 @@ class Variables:
 
 
 @dataclass(frozen=True)
-class Bases:
-    """Directions that codes may move in; columns. Without columns codes stay what they are."""
+class Basis:
+    """Directions that codes may move in, as columns; `whole` has one for each number of a code, and multiplies none."""
 
-    identity: Float[Tensor, "n_identity k_identity"]
-    expression: Float[Tensor, "n_expression k_expression"]
+    columns: Float[Tensor, "n_code k"] | None
+    size: int
+
+    @classmethod
+    def of(cls, columns: Float[Tensor, "n_code k"]) -> "Basis":
+        """Take columns; without any codes stay what they are."""
+        return cls(columns, columns.shape[1])
+
+    @classmethod
+    def whole(cls, n_code: int) -> "Basis":
+        """Leave all numbers free."""
+        return cls(None, n_code)
+
+    def along(self, slopes: Float[Tensor, "n n_code"]) -> Float[Tensor, "n k"]:
+        """Give derivatives by steps along the directions from those by the numbers of a code."""
+        return slopes if self.columns is None else slopes @ self.columns.to(slopes.dtype)
+
+    def codes(self, steps: Float[Tensor, "n k"]) -> Float[Tensor, "n n_code"]:
+        """Give what steps along the directions change of codes."""
+        return steps if self.columns is None else steps @ self.columns.to(steps.dtype).T
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Directions that both codes may move in."""
+
+    identity: Basis
+    expression: Basis
 
     @property
     def n_own(self) -> int:
         """Unknowns of a row beside the identity."""
-        return self.expression.shape[1] + N_POSE
+        return self.expression.size + N_POSE
 
     def size(self, n_slots: int) -> int:
         """Give the number of unknowns of a subject with that many scans."""
-        return self.identity.shape[1] + n_slots * self.n_own
+        return self.identity.size + n_slots * self.n_own
 
 
 def moved(
@@ -91,12 +117,12 @@ def moved(
 ) -> Variables:
     """Take a step; large turns, shifts and scalings are cut, since the energy is only near its place what it seems."""
     step = step.to(variables.identity.dtype)
-    n_identity, n_expression = bases.identity.shape[1], bases.expression.shape[1]
+    n_identity, n_expression = bases.identity.size, bases.expression.size
     own = step[:, n_identity:].unflatten(1, (-1, bases.n_own))[clouds.subject, clouds.slot]
     pose = own[:, n_expression:]
     return Variables(
-        variables.identity + step[:, :n_identity] @ bases.identity.T,
-        variables.expression + own[:, :n_expression] @ bases.expression.T,
+        variables.identity + bases.identity.codes(step[:, :n_identity]),
+        variables.expression + bases.expression.codes(own[:, :n_expression]),
         rotation_matrices(_cut(pose[:, :3], 0.3)) @ variables.rotation,
         variables.translation + _cut(pose[:, 3:6], 0.2),
         variables.log_scale + pose[:, 6].clamp(-0.15, 0.15),

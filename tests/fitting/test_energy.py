@@ -11,14 +11,14 @@ from nphm_core.fitting.clouds import Prepared, clouds_of, start_variables
 from nphm_core.fitting.code_priors import CodePriors
 from nphm_core.fitting.energy import HeadEnergy, Kernel
 from nphm_core.fitting.observations import Observation
-from nphm_core.fitting.variables import Bases, Variables, moved
+from nphm_core.fitting.variables import Bases, Basis, Variables, moved
 from nphm_core.models.neural_head import NeuralHead
 from nphm_core.spaces import Similarity
 from tests.fitting.blob_head import N_EXPRESSION, N_IDENTITY, blob_head, surface_points
 
 SETTINGS = FitConfig(n_points=80, root_tolerance_mm=1e-8, root_steps=30, weight_normals=0.7)
 IDENTITY, EXPRESSION = torch.tensor([[0.5, -0.3, 0.4, 0.2, -0.6]]), torch.tensor([[0.5, -0.4], [0.2, 0.6]])
-BASES = Bases(torch.eye(N_IDENTITY, dtype=torch.float64), torch.eye(N_EXPRESSION, dtype=torch.float64))
+BASES = Bases(Basis.whole(N_IDENTITY), Basis.whole(N_EXPRESSION))
 
 
 def problem(head: NeuralHead, *, anchors: bool = True) -> tuple[HeadEnergy, Variables]:
@@ -65,6 +65,23 @@ def test_gradient_agrees_with_differences_of_the_energy(anchors: bool) -> None:
         step[0, k] = 1e-5
         slope = (value(step) - value(-step)) / 2e-5
         assert 2 * float(gradient[0, k]) == pytest.approx(slope, rel=1e-4, abs=1e-3 * float(gradient.abs().max()))
+
+
+def test_the_whole_basis_is_that_of_unit_vectors() -> None:
+    energy, variables = problem(blob_head())
+    found = energy.evaluate(variables, restart=True)
+    kernel = Kernel(5.0, energy.spread_mm(found))
+    units = Bases(*(Basis.of(torch.eye(n, dtype=torch.float64)) for n in (N_IDENTITY, N_EXPRESSION)))
+    for mine, other in zip(
+        energy.normal_equations(variables, found, kernel, BASES),
+        energy.normal_equations(variables, found, kernel, units),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other)
+    step = torch.linspace(-0.1, 0.1, BASES.size(2), dtype=torch.float64)[None]
+    one, two = (moved(variables, step, bases, energy.clouds) for bases in (BASES, units))
+    torch.testing.assert_close(one.identity, two.identity)
+    torch.testing.assert_close(one.expression, two.expression)
 
 
 def test_the_true_variables_have_no_distance() -> None:

@@ -137,7 +137,10 @@ def test_a_ply_that_claims_a_terabyte_is_refused(tmp_path, header, form):
     ("header", "twice"),
     [
         (f"element vertex 3\n{XYZ}\nproperty float y", "y"),
-        (f"element vertex 3\n{XYZ}\nelement face 1\n" + "property list uchar int vertex_indices\n" * 2, "vertex_indices"),
+        (
+            f"element vertex 3\n{XYZ}\nelement face 1\n" + "property list uchar int vertex_indices\n" * 2,
+            "vertex_indices",
+        ),
         (f"element vertex 3\n{XYZ}\nelement vertex 3\n{XYZ}", "vertex"),
     ],
 )
