@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up everything they need first; see setup.sh.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint docs rebuild-check reference lock
+.PHONY: help setup demo test test-slow lint docs notebooks rebuild-check reference lock
 
 VENV ?= .venv
 CORES ?= all
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  set up, run the tests that take minutes"
 	@echo "make lint       set up, run the linters, the type checker and the import contracts"
 	@echo "make docs       set up, build the documents into .cache/site; open its index.html"
+	@echo "make notebooks  set up, execute the notebooks of docs/tutorials anew, in place (two minutes)"
 	@echo "make rebuild-check  set up, build six scans three times in other orders, compare every byte"
 	@echo "make reference  write config.yaml, its schema and its page anew after a change of the settings"
 	@echo "make lock       write requirements.lock anew after a change of pyproject.toml (needs the network)"
@@ -51,6 +52,9 @@ lint: setup
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+notebooks: setup
+	$(BIN)/python -m docs.run_notebooks
 
 rebuild-check: setup
 	$(BIN)/python -m benchmarks.rebuild_check --out .cache/rebuild-check \

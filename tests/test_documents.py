@@ -1,5 +1,6 @@
 """README and documents: they build without a warning, their links lead somewhere, their commands are what we have."""
 
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from tests.report.gallery_results import ball
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
+NOTEBOOKS = sorted((REPOSITORY / "docs").rglob("*.ipynb"))
 # What stands for the reader's own things.
 STAND_INS = {
     "FOLDER": "delivered",
@@ -28,21 +30,31 @@ STAND_INS = {
 }
 CLONED = ("nphm_core", "pipelines", "workflow", "benchmarks", "tests", "envs", "Snakefile", "Makefile", "setup.sh")
 # A server, and minutes of work; `tests/pipelines` runs them on small models.
-ONLY_HELP = ("pipelines.view", "pipelines.template", "pipelines.fit", "pipelines.mesh")
+ONLY_HELP = ("pipelines.view", "pipelines.template", "pipelines.fit", "pipelines.mesh", "pipelines.demo_scans")
 # Left to the machine that the reader sits at.
-NOT_RUN = (". .venv/bin/activate", "pip install")
+NOT_RUN = (". .venv/bin/activate", "pip install", "jupyter lab")
+
+
+def text_of(page: Path) -> str:
+    """Give a page's text; of a notebook, without its code."""
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    cells = json.loads(page.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 def commands_of(page: Path) -> Iterator[str]:
     """Give the commands in a page's blocks without a language, a line each."""
-    for block in re.findall(r"^```\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```\n(.*?)^```", text_of(page), flags=re.MULTILINE | re.DOTALL):
         lines = re.sub(r"\\\n\s*", " ", block).splitlines()
         if any(re.match(r"(make|snakemake|python|torchrun|pip|\.) ", line) for line in lines):
             yield from (re.sub(r"\s+#.*$", "", line).strip() for line in lines if line.strip() and line[0] != "#")
 
 
 # The same command may stand in several pages: once is enough.
-COMMANDS = sorted({command: page.name for page in reversed(PAGES) for command in commands_of(page)}.items())
+COMMANDS = sorted(
+    {command: page.name for page in reversed([*PAGES, *NOTEBOOKS]) for command in commands_of(page)}.items()
+)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +168,12 @@ def test_the_documents_build_without_a_warning(tmp_path):
     done = run(command, REPOSITORY)
     assert done.returncode == 0, done.stderr[-3000:]
     pages = list((tmp_path / "site").rglob("*.html"))
-    assert len(pages) >= len(PAGES) - 1
+    assert len(pages) >= len(PAGES) - 1 + len(NOTEBOOKS)
+    for notebook in NOTEBOOKS:
+        page = (tmp_path / "site" / notebook.relative_to(REPOSITORY / "docs")).with_suffix(".html")
+        shown = re.findall(r'<img alt="[^"]+" src="([^"]+)"', page.read_text())
+        assert len(shown) >= 6
+        assert all((page.parent / path).is_file() for path in [*shown, notebook.name])
     text = "".join(page.read_text() for page in pages)
     loaded = re.findall(r'<(?:script|img)[^>]+src="(https?:[^"]+)"', text)
     loaded += re.findall(r'<link rel="stylesheet" href="(https?:[^"]+)"', text)
