@@ -35,9 +35,16 @@ class Slurm:
         self.folder, self._processes = folder, dict[str, subprocess.Popen]()
         paths = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
         self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": paths}
+        try:
+            self._bring_up()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _bring_up(self) -> None:
         for name in ("state", *NODES):
-            (folder / name).mkdir(parents=True)
-        folder.chmod(0o755)
+            (self.folder / name).mkdir(parents=True)
+        self.folder.chmod(0o755)
         self._wrap_srun()
         self._start_munge()
         self._write_config()
@@ -90,7 +97,8 @@ class Slurm:
             "ClusterName=test",
             f"SlurmctldHost={host}(127.0.0.1)",
             f"SlurmctldPort={ports[0]}",
-            f"AuthInfo=socket={self.socket}",
+            # A job whose node died starts again when its credential has expired: after two minutes, if nothing is said.
+            f"AuthInfo=socket={self.socket},cred_expire=5",
             "SlurmUser=root",
             f"StateSaveLocation={self.folder}/state",
             f"SlurmdSpoolDir={self.folder}/%n",
@@ -127,7 +135,8 @@ class Slurm:
 
     def run(self, *command: str) -> str:
         """Run one of SLURM's commands and give what it prints."""
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True).stdout
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
+        return done.stdout
 
     def jobs(self) -> dict[str, dict[str, str]]:
         """Give state, node, memory and number of starts of all jobs, by id."""
@@ -137,30 +146,46 @@ class Slurm:
 
     def kill_node(self, node: str) -> None:
         """End a node as a power cut does: its daemon and the jobs on it."""
-        marker = f"SLURMD_NODENAME={node}".encode()
         self._processes[node].kill()
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError, ValueError):
-                ours = f"SLURM_CONF={self.folder}/slurm.conf".encode() in (process / "environ").read_bytes()
-                is_step = (process / "comm").read_text().strip() == "slurmstepd"
-                on_node = marker in (process / "environ").read_bytes()
-                if ours and (on_node or (is_step and self._is_step_of(process, node))):
-                    os.kill(int(process.name), signal.SIGKILL)
+        self._kill_jobs(f"SLURMD_NODENAME={node}")
 
-    def _is_step_of(self, process: Path, node: str) -> bool:
-        children = (process / "task" / process.name / "children").read_text().split()
-        environments = (Path("/proc", child, "environ").read_bytes() for child in children)
-        return any(f"SLURMD_NODENAME={node}".encode() in environment for environment in environments)
+    def _kill_jobs(self, variable: str) -> None:
+        """Kill all processes of jobs with a variable in their environment, those that watch over them first."""
+        ours = {f"SLURM_CONF={self.folder}/slurm.conf".encode(), variable.encode()}
+        jobs, watchers = set[int](), set[int]()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if ours <= set((process / "environ").read_bytes().split(b"\0")):
+                    jobs.add(int(process.name))
+                    # Their own title overwrites the environment of slurmstepd.
+                    parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                    if Path("/proc", str(parent), "comm").read_text().strip() == "slurmstepd":
+                        watchers.add(parent)
+        for process_id in [*watchers, *(jobs - watchers)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGKILL)
 
     def stop(self) -> None:
-        """End everything that was started."""
-        self.run("scancel", "--user=root")
+        """End everything that was started: the jobs, the daemons, and what may be left of either."""
+        if "slurmctld" in self._processes:
+            self.run("scancel", "--user=root")
+            self.wait_for_jobs_to_end()
         for process in reversed(self._processes.values()):
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
             if process.poll() is None:
                 process.kill()
+                process.wait()
+        for node in NODES:
+            self._kill_jobs(f"SLURMD_NODENAME={node}")
+
+    def wait_for_jobs_to_end(self) -> None:
+        """Wait, for ten seconds at most, until nothing is queued or runs."""
+        for _ in range(50):
+            if not self.run("squeue", "-h").strip():
+                return
+            time.sleep(0.2)
 
 
 def _free_ports(n: int) -> list[int]:
