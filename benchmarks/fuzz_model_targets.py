@@ -64,7 +64,7 @@ def _checkpoint() -> dict[str, bytes]:
     from nphm_core.models.identity_field import build_identity_field
     from nphm_core.models.neural_head import NeuralHead
 
-    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=48, n_hidden_anchors=8, n_layers=3)
+    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=20, n_hidden_anchors=8, n_layers=4)
     field = build_identity_field(settings, torch.zeros(39, 3))
     more = ExpressionModelConfig(n_expression=4, n_condition=2, n_hidden=48, n_layers=3)
     head = NeuralHead(
@@ -100,7 +100,7 @@ def _released() -> bytes:
     from nphm_core.models.neural_head import NeuralHead
     from nphm_core.models.released import write_released
 
-    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=48, n_hidden_anchors=8, n_layers=3)
+    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=20, n_hidden_anchors=8, n_layers=4)
     field = build_identity_field(settings, torch.zeros(39, 3))
     head = NeuralHead(field, None, identity_codes=torch.zeros(1, field.n_code), expression_codes=None, subjects=("a",))
     with TemporaryDirectory() as folder:

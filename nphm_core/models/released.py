@@ -6,6 +6,7 @@ imported model is set up to do the same, and may be set to the faster blend by i
 """
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,8 @@ def _load(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             # Of pickle protocols that PyTorch does not write itself; whatever it cannot read is refused below.
             warnings.simplefilter("ignore")
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+            # From memory: a damaged text that claims 4 GB would be allocated before the file is found to be shorter.
+            stored = torch.load(BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle can raise anything

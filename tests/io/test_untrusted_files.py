@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -34,6 +36,7 @@ from nphm_core.io.mask_file import read_mask_file
 from nphm_core.io.meshes import read_scan_file
 from nphm_core.io.scan_table import read_scan_table
 from nphm_core.io.verdicts import read_verdicts
+from nphm_core.models.released import read_released
 from nphm_core.template.read import read_head_model
 from nphm_core.template.safe_pickle import read_pickle_arrays
 
@@ -173,6 +176,16 @@ def test_an_image_that_claims_a_terabyte_is_refused(tmp_path):
         read_image(tmp_path / "t.bmp")
 
 
+def peak_bytes(call: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(NphmError):
+            call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_chunk_that_claims_two_gigabytes_allocates_nothing(tmp_path):
     stream = io.BytesIO()
     Image.new("RGB", (4, 4)).save(stream, "PNG")
@@ -180,12 +193,12 @@ def test_a_chunk_that_claims_two_gigabytes_allocates_nothing(tmp_path):
     at = data.index(b"IDAT")
     data[at - 4 : at] = (0x7FFFFFFF).to_bytes(4, "big")
     (tmp_path / "t.png").write_bytes(bytes(data))
-    tracemalloc.start()
-    with contextlib.suppress(ScanFileError):
-        read_image(tmp_path / "t.png")
-    peak_bytes = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak_bytes < 1 << 26
+    assert peak_bytes(lambda: read_image(tmp_path / "t.png")) < 1 << 26
+
+
+def test_a_text_in_a_checkpoint_that_claims_four_gigabytes_allocates_nothing(tmp_path):
+    (tmp_path / "w.tar").write_bytes(b"X" + (0xFFFFFF5D).to_bytes(4, "little") + b"text")
+    assert peak_bytes(lambda: read_released(tmp_path / "w.tar", None, torch.zeros(39, 3))) < 1 << 26
 
 
 def test_an_image_with_an_endless_name_is_left_out(tmp_path):
