@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from snakemake.cli import parse_args
 from snakemake.exceptions import CliException
 
+_TELLING = ("report", "summary", "detailed_summary", "dag", "rulegraph", "filegraph", "d3dag")
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -26,6 +28,8 @@ class Asked:
     is_dry: bool = False
     keeps_memory: bool = False
     """Jobs run on this machine, and nothing was said of how much memory all of them may take."""
+    tells_of_all: bool = False
+    """A report, summary or drawing, which is of all jobs, done or not."""
 
 
 def asked(arguments: Sequence[str] | None = None) -> Asked:
@@ -44,7 +48,9 @@ def asked(arguments: Sequence[str] | None = None) -> Asked:
         forced |= set(targets)
     is_local = found.executor in (None, "local")
     keeps_memory = is_local and "mem_mb" not in str(found.resources)
-    return Asked((*targets, *sorted(forced), *jobs), frozenset(forced), found.forceall, found.dryrun, keeps_memory)
+    tells = any(getattr(found, name) not in (None, False) for name in _TELLING)
+    files = (*targets, *sorted(forced), *jobs)
+    return Asked(files, frozenset(forced), found.forceall, found.dryrun, keeps_memory, tells)
 
 
 def _has_unit(job: object) -> bool:

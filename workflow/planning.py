@@ -30,7 +30,7 @@ from workflow.units import Units, scans_at_once
 
 InputFunction = Callable[[Any], dict[str, Any]]
 WHOLE_VARIABLE = "NPHM_WHOLE_PLAN"
-"""With this environment variable all jobs enter the plan, done or not: for --report, --summary, and to compare."""
+"""With this environment variable all jobs enter the plan, done or not, as they do for --report and --summary."""
 _ANY_UNIT = r"[A-Za-z0-9-]+(/[A-Za-z0-9-]+|\.\d+)?"
 _LARGEST_JOB_MB = 16_000
 _NO_UNIT = r"(?!)"
@@ -49,6 +49,7 @@ class Plan:
         self._rows = {scan_id: row_facts(self.table, scan_id, self.settings.canonical) for scan_id in self.scan_ids}
         self._workflow = workflow
         self._asked = asked()
+        self._is_whole = WHOLE_VARIABLE in os.environ or self._asked.tells_of_all
         at_once = scans_at_once(self.settings.scans_per_job, len(self._rows), self._asked.files)
         self.units = Units(self._rows, self.settings.results, at_once)
         # Likewise: no rule's command is to tell of the settings of another stage.
@@ -138,7 +139,7 @@ class Plan:
 
     def pattern(self, stage: str) -> str:
         """Give the regular expression of the units that a stage's rule is for: those it is to run on."""
-        if self._todo is None or WHOLE_VARIABLE in os.environ or len(self._todo[stage]) == len(self.units.scans):
+        if self._todo is None or self._is_whole or len(self._todo[stage]) == len(self.units.scans):
             return _ANY_UNIT
         return "|".join(re.escape(unit) for unit in sorted(self._todo[stage])) or _NO_UNIT
 
@@ -164,7 +165,7 @@ class Plan:
     @property
     def left(self) -> list[str]:
         """What is to be made of all scans: also stages whose later ones exist."""
-        if self._todo is None or WHOLE_VARIABLE in os.environ:
+        if self._todo is None or self._is_whole:
             return self.records(*STAGES)
         return [self.units.tracked(stage, unit) for stage in STAGES for unit in sorted(self._todo[stage])]
 

@@ -130,4 +130,5 @@ def test_snakemakes_own_report_has_the_tables_the_curves_and_the_methods(clone):
     for name in ("summary.tsv", "training_set.tsv", "curves.svg", "methods.md"):
         assert name in text
     assert "A row for each scan" in text, "captions are part of it"
+    assert [stage for stage in STAGES if f'"{stage}"' not in text] == [], "stages that are done are in it, too"
     assert "sorkine2007arap" in (clone.folder / "results" / "methods.bib").read_text()

@@ -75,3 +75,9 @@ def test_the_command_line_is_read_as_snakemake_does():
     assert job.files == ("scans/S1/stages/arap.json",)
     assert not asked(["--cores", "2", "--resources", "mem_mb=5"]).keeps_memory
     assert asked(["--no-such-option"]).files == ()
+
+
+@pytest.mark.parametrize("option", ["--report=r.html", "--summary", "--detailed-summary", "--dag", "--rulegraph"])
+def test_what_tells_of_all_jobs_gets_all_of_them_planned(option):
+    assert asked(["--cores", "2", option, "--", "all"]).tells_of_all
+    assert not asked(["--cores", "2", "--dry-run", "--", "all"]).tells_of_all
