@@ -302,7 +302,7 @@ class Config(Section):
     scans_per_job: int = Field(
         0,
         ge=0,
-        description="scans of a subject that a job works on; 0: one up to 200 scans, 25 in larger tables",
+        description="scans of a subject that a job works on; 0: one up to 30 scans, 5 up to 200, 25 in larger tables",
     )
     models: tuple[Literal["nphm", "npm", "pca"], ...] = Field(
         ("nphm",), description="what the target `model` trains: `nphm`, and the baselines `npm` and `pca`"

@@ -12,10 +12,11 @@ from typing import Any
 
 from nphm_core.stages import STAGES, record_path
 
-ALONE_UP_TO = 200
-"""Tables of up to so many scans have one scan a job: there what a job costs matters less than that all cores work."""
-AT_ONCE = 25
-"""Scans of a job in larger tables: a start is then a hundredth of the work, and a subject mostly one unit."""
+ALONE_UP_TO, FEW_UP_TO = 30, 200
+"""Tables of up to so many scans have one scan a job, and a few: in small ones all cores shall have work."""
+FEW_AT_ONCE, AT_ONCE = 5, 25
+"""Scans of a job in middle tables, and in large ones: there a start is a hundredth of the work, and a subject mostly one
+unit."""
 _RECORD = re.compile(rf"scans/([\w-]+(?:/[\w-]+|\.\d+)?)/stages/({'|'.join(STAGES)})\.json$")
 
 
@@ -61,7 +62,7 @@ def scans_at_once(setting: int, n_scans: int, asked: Iterable[str]) -> int:
     units = [match[1] for name in asked if (match := _RECORD.search(str(Path(name))))]
     if any("/" in unit for unit in units):
         return 1
-    chosen = setting or (1 if n_scans <= ALONE_UP_TO else AT_ONCE)
+    chosen = setting or (1 if n_scans <= ALONE_UP_TO else FEW_AT_ONCE if n_scans <= FEW_UP_TO else AT_ONCE)
     return AT_ONCE if units and chosen == 1 else chosen
 
 

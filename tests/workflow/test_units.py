@@ -4,7 +4,7 @@ import pytest
 
 from nphm_core.stages import STAGES
 from workflow.command_line import asked
-from workflow.units import ALONE_UP_TO, AT_ONCE, Units, scans_at_once
+from workflow.units import ALONE_UP_TO, AT_ONCE, FEW_AT_ONCE, FEW_UP_TO, Units, scans_at_once
 
 
 def rows(n_subjects: int, n_scans: int) -> dict[str, dict[str, str]]:
@@ -46,7 +46,8 @@ def test_a_subject_with_many_scans_is_cut_and_its_parts_read_the_first():
     ("setting", "n_scans", "files", "expected"),
     [
         (0, ALONE_UP_TO, [], 1),
-        (0, ALONE_UP_TO + 1, [], AT_ONCE),
+        (0, ALONE_UP_TO + 1, [], FEW_AT_ONCE),
+        (0, FEW_UP_TO + 1, [], AT_ONCE),
         (7, 5200, [], 7),
         (0, 5200, ["results/scans/S1/smile/stages/arap.json"], 1),
         (1, 3, ["results/scans/S1/stages/arap.json"], AT_ONCE),
