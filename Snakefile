@@ -62,6 +62,7 @@ rule write_up:
         plan.methods,
         models.curves,
         models.fit_sheet,
+        plan.page("methods"),
     message:
         "Methods, references and drawings for a paper lie in the folder of results"
 

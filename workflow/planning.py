@@ -252,6 +252,10 @@ class Plan:
         """The methods of the run in words."""
         return f"{self.settings.results}/methods.md"
 
+    def page(self, name: str) -> str:
+        """Give the page that shows a table or text in Snakemake's report."""
+        return f"{self.settings.results}/pages/{name}.html"
+
     @property
     def references(self) -> str:
         """What the methods cite."""

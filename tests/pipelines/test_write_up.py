@@ -9,7 +9,7 @@ from PIL import Image
 
 from nphm_core.config import Config
 from nphm_core.report.curves import training_curves
-from pipelines import methods, model_report
+from pipelines import methods, model_report, report_pages
 
 
 def _row(scan, verdict, median="", p95=""):
@@ -67,3 +67,16 @@ def test_the_command_draws_what_there_is(tmp_path, monkeypatch):
     with Image.open(tmp_path / "f.jpg") as sheet:
         assert sheet.size == (900, 600)
         assert sheet.getpixel((450, 300))[2] > 100
+
+
+def test_tables_and_texts_become_pages_of_their_names(tmp_path, monkeypatch):
+    (tmp_path / "training_set.tsv").write_text("subject\trole\ns001\ttrain\n")
+    (tmp_path / "methods.md").write_text("# Methods\n\nAll of it.\n")
+    (tmp_path / "curves.svg").write_text("<svg/>")
+    words = ["report_pages", *(str(tmp_path / name) for name in ("training_set.tsv", "methods.md", "curves.svg"))]
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "pages")])
+    assert report_pages.main() == 0
+    table = (tmp_path / "pages" / "training_set.html").read_text()
+    assert "<td class=short>s001</td><td class=short>train</td>" in table
+    assert "<p>All of it.</p>" in (tmp_path / "pages" / "methods.html").read_text()
+    assert "data:image/svg+xml;base64,PHN2Zy8+" in (tmp_path / "pages" / "curves.html").read_text()

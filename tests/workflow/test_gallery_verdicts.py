@@ -43,7 +43,7 @@ def clone(repository, tmp_path_factory):
     """Two subjects with three scans each, through stand-in stages, training and the real gallery."""
     clone = Clone(repository, tmp_path_factory.mktemp("judged"))
     commands = clone.folder / "pipelines"
-    for name in ("training_set", "methods", "model_report"):
+    for name in ("training_set", "methods", "model_report", "report_pages"):
         shutil.copy(repository / "pipelines" / f"{name}.py", commands)
     shutil.copy(repository / "pipelines" / "report.py", commands / "gallery_command.py")
     (commands / "report.py").write_text(REPORT_COMMAND)
@@ -127,7 +127,8 @@ def test_snakemakes_own_report_has_the_tables_the_curves_and_the_methods(clone):
     clone.snakemake("--", "write_up")
     clone.snakemake("--report", "report.html", "--", "all", "model", "write_up")
     text = (clone.folder / "report.html").read_text()
-    for name in ("summary.tsv", "training_set.tsv", "curves.svg", "methods.md"):
+    pages = [f"pages/{name}.html" for name in ("summary", "training_set", "methods", "curves", "fits")]
+    for name in ("summary.tsv", "training_set.tsv", "methods.md", *pages):
         assert name in text
     assert "A row for each scan" in text, "captions are part of it"
     assert [stage for stage in STAGES if f'"{stage}"' not in text] == [], "stages that are done are in it, too"

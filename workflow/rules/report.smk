@@ -57,8 +57,8 @@ rule model_report:
         models.heads,
         models.fits,
     output:
-        curves=report(models.curves, caption="../report/curves.rst", category="Models"),
-        fits=report(models.fit_sheet, caption="../report/fits.rst", category="Models"),
+        curves=models.curves,
+        fits=models.fit_sheet,
     log:
         "logs/model_report.log",
     localrule: True
@@ -74,3 +74,35 @@ rule model_report:
         "Drawing how the models were trained, and their fits"
     shell:
         "python -m pipelines.model_report {params.options} --curves {output.curves} --fits {output.fits} > {log} 2>&1"
+
+
+rule report_pages:
+    input:
+        plan.summary,
+        models.training_set,
+        plan.methods,
+        models.curves,
+        models.fit_sheet,
+        models.evaluation if models.fits else [],
+    output:
+        report(plan.page("summary"), caption="../report/summary.rst", category="Scans"),
+        report(plan.page("training_set"), caption="../report/training_set.rst", category="Models"),
+        report(plan.page("methods"), caption="../report/methods.rst", category="Methods"),
+        report(plan.page("curves"), caption="../report/curves.rst", category="Models"),
+        report(plan.page("fits"), caption="../report/fits.rst", category="Models"),
+        report(plan.page("evaluation"), caption="../report/evaluation.rst", category="Models") if models.fits else [],
+    log:
+        "logs/report_pages.log",
+    localrule: True
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        folder=subpath(output[0], parent=True),
+    message:
+        "Writing tables, drawings and methods as pages of the report"
+    shell:
+        "python -m pipelines.report_pages {input} --out {params.folder} > {log} 2>&1"
