@@ -13,6 +13,9 @@ from nphm_core.report.curves import training_curves
 
 _MAX_FITS = 12
 _WIDTH = 900
+_LABEL = 40
+_MARGIN = 11
+_BLUE = (23, 82, 158)
 _PARTS = ("identity", "head")
 
 
@@ -28,14 +31,25 @@ def read_journals(models: Path, names: Sequence[str]) -> dict[str, list[dict[str
     return out
 
 
-def sheet_of_fits(pictures: Sequence[Path]) -> bytes:
-    """Give the first fits, one below the other, as JPEG."""
+def fits_by_scan(fits: Path, models: Sequence[str]) -> list[tuple[str, Path]]:
+    """List the pictures of fits with their models: of the first scan those of all models, then of the next."""
+    found = [(path.relative_to(fits / name), k, path) for k, name in enumerate(models)
+             for path in (fits / name).rglob("fit.png")]  # fmt: skip
+    return [(models[k], path) for _, k, path in sorted(found)]
+
+
+def sheet_of_fits(pictures: Sequence[tuple[str, Path]]) -> bytes:
+    """Give the first fits, each under its model's name, one below the other, as JPEG."""
     from PIL import Image
 
+    from nphm_core.report.sheet import Sheet
+
     shown = []
-    for path in pictures[:_MAX_FITS]:
+    for name, path in pictures[:_MAX_FITS]:
+        label = Sheet(_WIDTH, _LABEL)
+        label.badge(_MARGIN, 12, name, 16, _BLUE)
         with Image.open(path) as image:
-            shown.append(image.convert("RGB").resize((_WIDTH, round(_WIDTH * image.height / image.width))))
+            shown += [label.image, image.convert("RGB").resize((_WIDTH, round(_WIDTH * image.height / image.width)))]
     sheet = Image.new("RGB", (_WIDTH, max(1, sum(image.height for image in shown))), "white")
     y = 0
     for image in shown:
@@ -55,8 +69,7 @@ def main() -> int:
     parser.add_argument("--fits", required=True, type=Path, help="JPEG to write")
     options = parser.parse_args()
     write_text(options.curves, training_curves(read_journals(options.results / "models", options.models)))
-    pictures = [path for name in options.models for path in sorted((options.results / "fits" / name).rglob("fit.png"))]
-    write_bytes(options.fits, sheet_of_fits(pictures))
+    write_bytes(options.fits, sheet_of_fits(fits_by_scan(options.results / "fits", options.models)))
     return 0
 
 

@@ -65,8 +65,17 @@ def test_the_command_draws_what_there_is(tmp_path, monkeypatch):
     assert model_report.main() == 0
     assert "nphm, identity" in (tmp_path / "c.svg").read_text()
     with Image.open(tmp_path / "f.jpg") as sheet:
-        assert sheet.size == (900, 600)
+        assert sheet.size == (900, 640), "a line with the model's name, and the picture as wide as the sheet"
         assert sheet.getpixel((450, 300))[2] > 100
+
+
+def test_the_fits_of_all_models_to_a_scan_stand_together(tmp_path):
+    for place in ("pca/b/x", "pca/a/y", "nphm/b/x", "nphm/a/y", "npm/a/y"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "fit.png").touch()
+    listed = model_report.fits_by_scan(tmp_path, ["nphm", "pca"])
+    places = [(name, path.relative_to(tmp_path).parent.as_posix()) for name, path in listed]
+    assert places == [("nphm", "nphm/a/y"), ("pca", "pca/a/y"), ("nphm", "nphm/b/x"), ("pca", "pca/b/x")]
 
 
 def test_tables_and_texts_become_pages_of_their_names(tmp_path, monkeypatch):
