@@ -15,8 +15,10 @@ from nphm_core.stages import STAGES, record_path
 ALONE_UP_TO, FEW_UP_TO = 30, 200
 """Tables of up to so many scans have one scan a job, and a few: in small ones all cores shall have work."""
 FEW_AT_ONCE, AT_ONCE = 5, 25
-"""Scans of a job in middle tables, and in large ones: there a start is a hundredth of the work, and a subject mostly one
-unit."""
+"""Scans of a job in middle tables, and in large ones.
+
+In large ones a start is a hundredth of the work, and a subject mostly one unit.
+"""
 _RECORD = re.compile(rf"scans/([\w-]+(?:/[\w-]+|\.\d+)?)/stages/({'|'.join(STAGES)})\.json$")
 
 
