@@ -3,22 +3,25 @@
 A stage's result is current if its key (everything that it depends on, `nphm_core.records.stage_key`) is what it would
 be now, and its record and artifacts are the files that it wrote. That they are is told by inode, size and both times:
 no program can set the time of the last change (ctime), so a file whose content was changed and whose size and time
-stamp were restored is seen. A subject's seal is one digest of the status of all files of its scans, kept after all
-their stages were found current once; while it holds, their records are not read again. A seal decides only what enters
-the plan: a stage that is asked for what it has made looks itself. Imported by the Snakefile: standard library only.
+stamp were restored is seen. Of a file with the size on record and another status the content is read, once for each
+status (`nphm_core.known_contents`). A subject's seal is one digest of the status of all files of its scans, kept after
+all their stages were found current once; while it holds, their records are not read again. A seal decides only what
+enters the plan: a stage that is asked for what it has made looks itself. Imported by the Snakefile: standard library
+only.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from nphm_core.durable import atomic_write
+from nphm_core.known_contents import KnownContents
 from nphm_core.records import (
     digest_of,
     hidden_record,
@@ -86,11 +89,15 @@ class Inspection:
         wanted: Wanted,
         rows: Mapping[str, Mapping[str, Any]],
         units: Mapping[str, str] | None = None,
+        *,
+        tell: Callable[[], None] = lambda: None,
     ) -> None:
         """Take a row's facts (`row_facts`) for each scan, and the unit of each that shares one with others.
 
-        Nothing is read before it is asked for.
+        Nothing is read before it is asked for; `tell` is called once before the contents of files are.
         """
+        self._tell: Callable[[], None] | None = tell
+        self._contents: dict[str, KnownContents] = {}
         self._results, self._wanted, self._rows, self._units = Path(results), wanted, rows, units or {}
         self._todo: dict[str, Todo] = {}
         self._seals: dict[str, tuple[str, dict[str, str]]] = {}
@@ -120,7 +127,9 @@ class Inspection:
         return self._todo[scan_id]
 
     def keep(self) -> None:
-        """Write the seals of all subjects that were looked at and found whole."""
+        """Write the seals of all subjects that were looked at and found whole, and what is known of contents."""
+        for contents in self._contents.values():
+            contents.keep()
         contexts: dict[str, int] = {}
         subjects = {
             subject: [seal, contexts.setdefault(json.dumps(context, sort_keys=True), len(contexts))]
@@ -206,9 +215,12 @@ class Inspection:
         return stage_key(stage, settings, self._wanted.seed, inputs, template=template, source=source)
 
     def _source(self, scan_id: str, seen: Mapping[str, Any]) -> dict[str, Any] | None:
-        files = source_files(self._rows[scan_id])
-        if seen.keys() != files.keys() or any(signature(files[name]) != seen[name][0] for name in files):
+        files, contents = source_files(self._rows[scan_id]), self._contents_of(scan_id)
+        if seen.keys() != files.keys():
             return None
+        for name, (status, digest) in seen.items():
+            if not contents.is_as_seen(files[name], status, status and status[1], digest):
+                return None
         return {"row": self._rows[scan_id], "files": {name: digest for name, (_, digest) in seen.items()}}
 
     def _is_tracked(self, scan_id: str, stage: str, hidden: Mapping[str, Any]) -> bool:
@@ -224,7 +236,24 @@ class Inspection:
 
     def _is_whole(self, scan_id: str, hidden: Mapping[str, Any]) -> bool:
         folder, seen = scan_folder(self._results, scan_id), hidden["seen"].get("artifacts", {})
-        return all(seen.get(name) and signature(folder / name) == seen[name] for name in hidden["artifacts"])
+        contents = self._contents_of(scan_id)
+        return all(
+            contents.is_as_seen(folder / name, seen.get(name) or [], facts["bytes"], facts["sha256"])
+            for name, facts in hidden["artifacts"].items()
+        )
+
+    def _contents_of(self, scan_id: str) -> KnownContents:
+        """Give what is known of the contents of the subject's files; those of a look are kept with its seals."""
+        subject = scan_id.split("/")[0]
+        if subject not in self._contents:
+            path = self._results / ".contents" / f"{subject}.json"
+            self._contents[subject] = KnownContents(path, self._tell_once)
+        return self._contents[subject]
+
+    def _tell_once(self) -> None:
+        if self._tell is not None:
+            tell, self._tell = self._tell, None
+            tell()
 
     def _seal(self, subject: str) -> str:
         """Give the digest of the status of all that a subject's scans read and have."""

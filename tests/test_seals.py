@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from nphm_core import known_contents
 from nphm_core.config import Config
 from nphm_core.io.scan_table import read_scan_table, row_facts
 from nphm_core.provenance import FILE as PROVENANCE
@@ -65,7 +66,7 @@ class World:
     def source(self, scan: str) -> Path:
         return self.folder / "files" / f"{scan.replace('/', '-')}.ply"
 
-    def look(self, results: str = "results") -> tuple[Inspection, Units]:
+    def look(self, results: str = "results", **options) -> tuple[Inspection, Units]:
         lines = [
             "\t".join([*scan.split("/"), neutral, str(self.source(scan)), self.units_of_rows[scan]])
             for scan, neutral in self.rows.items()
@@ -77,7 +78,7 @@ class World:
         units = Units(rows, str(self.folder / results), self.at_once)
         sections = {name: section.model_dump(mode="json") for name, section in self.config.items()}
         wanted = Wanted(sections, self.seed, file_digest(self.folder / "template" / "template.json"))
-        return Inspection(str(self.folder / results), wanted, rows, units.of_many), units
+        return Inspection(str(self.folder / results), wanted, rows, units.of_many, **options), units
 
     def todo(self, results: str = "results") -> dict[str, frozenset[str]]:
         inspection, _ = self.look(results)
@@ -85,7 +86,9 @@ class World:
 
     def run(self, results: str = "results") -> dict[str, frozenset[str]]:
         """Run what is left to do, as the rules do, and give what was."""
-        (inspection, units), todo = self.look(results), self.todo(results)
+        inspection, units = self.look(results)
+        todo = {scan: stages for scan in self.rows if (stages := inspection.todo(scan).stages)}
+        inspection.keep()
         options = argparse.Namespace(
             results=str(self.folder / results),
             seed=self.seed,
@@ -149,6 +152,45 @@ def touch(path: Path) -> None:
         path.touch()
 
 
+def permit(path: Path) -> None:
+    """Change nothing but the permissions, and so the time of the last change of status."""
+    if path.is_file():
+        path.chmod(path.stat().st_mode ^ 0o020)
+
+
+def link(path: Path) -> None:
+    """Give a file a second name, as programs for backups do."""
+    if path.is_file():
+        n = len(list(path.parent.glob(".second-*")))
+        os.link(path, path.with_name(f".second-{n}-{path.name}"))
+
+
+def restored(world: World, scan: str = "", stage: str = "") -> None:
+    """Replace all results by a copy with the same time stamps (`cp -a`), as from a backup."""
+    shutil.move(world.folder / "results", world.folder / "moved")
+    shutil.copytree(world.folder / "moved", world.folder / "results")
+    shutil.rmtree(world.folder / "moved")
+
+
+def sources_restored(world: World, scan: str = "", stage: str = "") -> None:
+    """The same of the scans as delivered."""
+    shutil.move(world.folder / "files", world.folder / "moved")
+    shutil.copytree(world.folder / "moved", world.folder / "files")
+    shutil.rmtree(world.folder / "moved")
+
+
+def contents_damaged(world: World, scan: str, stage: str) -> None:
+    for path in (world.folder / "results" / ".contents").glob("*.json"):
+        cut(path)
+
+
+def contents_lie(world: World, scan: str, stage: str) -> None:
+    """What is known of contents is that of other files, with other status."""
+    for path in (world.folder / "results" / ".contents").glob("*.json"):
+        known = json.loads(path.read_text())
+        path.write_text(json.dumps(dict(zip(known, reversed(known.values()), strict=True))))
+
+
 def another_setting(world: World, scan: str, stage: str) -> None:
     changed = {"evaluate": {"max_p95_mm": 2.0}, "arap": {"stiffness_end": 0.07}, "subdivide": {"levels": 1}}
     changed |= {"ingest": {"min_triangles": 600}, "sample_sdf": {"n_near": 7}, "flame_fit": {"n_iterations": 3}}
@@ -205,7 +247,7 @@ def on_files(of, change):
 
 CHANGES = {
     f"{what.__name__} {name}": on_files(of, what)
-    for what in (swap, cut, delete, touch)
+    for what in (swap, cut, delete, touch, permit, link)
     for name, of in {
         "source": lambda w, scan, stage: w.source(scan),
         "artifact": lambda w, scan, stage: w.artifact(scan, stage),
@@ -225,6 +267,10 @@ CHANGES = {
         seals_damaged,
         unit_file_lost,
         layout_changed,
+        restored,
+        sources_restored,
+        contents_damaged,
+        contents_lie,
     )
 }
 
@@ -305,14 +351,93 @@ def test_one_changed_source_runs_its_scan_only(world):
     assert world.todo() == {"B/smile": frozenset(STAGES)}
 
 
-def test_copied_results_are_verified_by_content_and_not_made_again(world):
-    shutil.move(world.folder / "results", world.folder / "moved")
-    shutil.copytree(world.folder / "moved", world.folder / "results")
-    assert set(world.todo()) == set(ROWS)
-    before = {path: path.stat().st_mtime_ns for path in (world.folder / "results" / "scans").rglob("*.ply")}
-    world.run()
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+@pytest.fixture
+def digested(monkeypatch) -> list[str]:
+    """The names of files whose contents planning has read, in their order."""
+    names = []
+
+    def counted(path: Path) -> str:
+        names.append(path.name)
+        return file_digest(path)
+
+    monkeypatch.setattr(known_contents, "file_digest", counted)
+    return names
+
+
+def n_files(world: World) -> int:
+    return len(ROWS) * sum(len(stage.artifacts) for stage in STAGES.values())
+
+
+@pytest.mark.parametrize("change", [permit, link, touch])
+@pytest.mark.parametrize("kind", ["source", "artifact"])
+def test_a_file_of_which_only_the_status_changed_is_current(world, digested, change, kind):
+    path = world.source("A/rest") if kind == "source" else world.artifact("A/rest", "arap")
+    change(path)
     assert world.todo() == {}
+    assert digested == [path.name], "no other file's content is read"
+
+
+def test_restored_results_are_current_and_their_contents_are_read_once(world, digested):
+    restored(world)
+    assert world.run() == {}
+    assert len(digested) == n_files(world)
+    # Another file of the same subject, and the seals gone: what was read once is known.
+    permit(world.source("A/rest"))
+    delete(world.folder / "results" / ".seals.json")
+    digested.clear()
+    assert world.run() == {}
+    assert digested == [world.source("A/rest").name]
+    digested.clear()
+    assert world.run() == {}
+    assert digested == []
+
+
+def test_what_is_known_of_a_restored_file_hides_no_later_change(world):
+    restored(world)
+    assert world.run() == {}
+    time.sleep(0.02)
+    swap(world.artifact("A/rest", "arap"))
+    assert "arap" in world.todo()["A/rest"]
+    swap(world.source("B/smile"))
+    assert world.todo()["B/smile"] == frozenset(STAGES)
+
+
+def test_an_artifact_is_lost_where_its_record_does_not_say_by_which_status_it_was_known(world):
+    path = world.record("A/rest", "arap", hidden=True)
+    record = json.loads(path.read_text())
+    record["seen"]["artifacts"] = {}
+    path.write_text(json.dumps(record))
+    assert world.todo() == {}, "its content is on record"
+    delete(world.artifact("A/rest", "arap"))
+    assert "arap" in world.todo()["A/rest"]
+
+
+def test_a_changed_file_of_another_size_is_not_read(world, digested):
+    cut(world.artifact("A/rest", "arap"))
+    cut(world.source("B/smile"))
+    assert set(world.todo()) == {"A/rest", "B/smile"}
+    assert digested == []
+
+
+def test_a_look_without_keeping_writes_nothing_and_says_once_that_contents_are_read(world):
+    restored(world)
+    told = []
+    inspection, _ = world.look(tell=lambda: told.append("told"))
+    assert not any(inspection.todo(scan).stages for scan in ROWS)
+    assert told == ["told"]
+    assert not (world.folder / "results" / ".contents").exists()
+
+
+def test_what_is_known_of_contents_goes_when_it_is_needed_no_more(world):
+    restored(world)
+    world.run()
+    known = world.folder / "results" / ".contents"
+    assert {path.stem for path in known.iterdir()} == {"A", "B"}
+    world.seed += 1
+    for scan in ROWS:
+        swap(world.source(scan))
+    world.run()
+    assert {path.stem for path in known.iterdir()} == set()
 
 
 def test_the_tracked_record_tells_nothing_of_the_machine(world):

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from snakemake.logging import logger
+
 from nphm_core import time_limit
 from nphm_core.config import Config, read_section
 from nphm_core.io import verdicts
@@ -106,7 +108,8 @@ class Plan:
     def _inspection(self) -> Inspection:
         template = None if self._is_template_due else file_digest(Path(self.template))
         wanted = Wanted(self.ahead.settings, self.settings.seed, template)
-        return Inspection(self.settings.results, wanted, self._rows, self.units.of_many)
+        tell = functools.partial(_tell_of_contents, is_dry=self._asked.is_dry)
+        return Inspection(self.settings.results, wanted, self._rows, self.units.of_many, tell=tell)
 
     @property
     def _forced(self) -> set[str]:
@@ -321,6 +324,14 @@ class Plan:
         # As `--forcerun` does: Snakemake knows neither contents nor what its jobs read by themselves.
         if self._todo is not None and unit in self._todo[stage]:
             self._workflow.dag.forcefiles.add(self.units.tracked(stage, unit))
+
+
+def _tell_of_contents(*, is_dry: bool) -> None:
+    kept = "A dry run keeps nothing: the next start compares again." if is_dry else "The next start knows them."
+    logger.info(
+        "Some files have another status than when they were made or read (restored, copied, other permissions): their "
+        f"contents are compared, at about half a second for each GB. {kept}"
+    )
 
 
 def memory_mb() -> int:

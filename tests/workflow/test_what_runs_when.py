@@ -1,6 +1,7 @@
 """The real rules with stages that do next to nothing: what runs, what comes back, what a failure stops."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ class Clone(StandIns):
             (folder / f"{scan}.ply").write_text(text)
 
 
+PARTS = ("identity", "head")
 ALL_SCANS = ("A/rest", "A/open", "B/rest")
 
 
@@ -90,6 +92,26 @@ def test_a_deleted_artifact_comes_back_and_nothing_of_another_scan_runs(clone):
     assert lost.read_bytes() == before
     assert clone.artifact("A/open", "stages/flame_fit.json").stat().st_mtime_ns == other
     assert "Nothing to be done" in clone.snakemake()
+
+
+def test_after_other_permissions_or_a_restored_backup_nothing_is_made_and_nothing_trained(clone):
+    results, models = clone.folder / "results", ("training_set.tsv", *(f"models/nphm/{x}/config.json" for x in PARTS))
+    for name in models:
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text("made after the scans")
+    assert "Nothing to be done" in clone.snakemake("--", "model")
+    clone.artifact("A/rest", "flame.npz").chmod(0o600)
+    (clone.folder / "A-open.ply").touch()
+    assert "their contents are compared" in (output := clone.snakemake("--", "model"))
+    assert "Nothing to be done" in output
+    shutil.move(results, clone.folder / "moved")
+    shutil.copytree(clone.folder / "moved", results)
+    assert "A dry run keeps nothing" in clone.snakemake("--dry-run", "--", "model")
+    assert "Nothing to be done" in clone.snakemake("--", "model")
+    assert "their contents are compared" not in (output := clone.snakemake("--", "model"))
+    assert "Nothing to be done" in output
+    shutil.rmtree(results / "models")
+    (results / models[0]).unlink()
 
 
 def test_a_run_of_one_scan_tells_nothing_of_the_others(clone):
