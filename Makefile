@@ -32,7 +32,7 @@ demo: setup
 	@sed -n '1,4p' results/models/evaluation.md
 	@echo "The result lies in results/: summary.tsv, a folder for each scan in scans/, the gallery report/index.html,"
 	@echo "the trained model in models/nphm/head, and its fits to a subject that it has not seen in fits/nphm/s006;"
-	@echo "in fits/pretrained what the model that comes along makes of that scan: look at fit.png there"
+	@echo "in fits/pretrained what the model that comes along makes of that scan: neutral/fit.png"
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
