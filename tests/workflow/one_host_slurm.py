@@ -13,18 +13,13 @@ PACKAGES = ("slurm-wlm", "slurm-client", "munge")
 NODES = ("n1", "n2")
 
 
-def install_slurm() -> str:
-    """Install SLURM if it is missing; give why that is not possible, or nothing."""
+def why_not() -> str:
+    """Give why no SLURM can be started here, or nothing."""
     if os.geteuid() != 0:
         return "only root can start SLURM's daemons"
-    if not shutil.which("slurmctld") or not shutil.which("munged"):
-        if not shutil.which("apt-get"):
-            return "SLURM is not installed, and there is no apt-get"
-        command = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
-        if done.returncode:
-            return f"SLURM cannot be installed: {done.stderr.strip().splitlines()[-1:]}"
+    missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
+    if missing:
+        return f"SLURM is not installed ({missing[0]} is missing): apt-get install {' '.join(PACKAGES)}"
     return ""
 
 

@@ -13,7 +13,7 @@ import pytest
 from nphm_core.config import Config
 from nphm_core.records import read_record, template_folder
 from nphm_core.stages import STAGES, record_path
-from tests.workflow.one_host_slurm import Slurm, install_slurm
+from tests.workflow.one_host_slurm import Slurm, why_not
 from tests.workflow.runs import StandIns
 
 pytestmark = pytest.mark.slow
@@ -110,8 +110,7 @@ class Cluster(StandIns):
 def slurm(tmp_path):
     if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         pytest.skip("the executor plugin is not installed: pip install .[slurm]")
-    reason = install_slurm()
-    if reason:
+    if reason := why_not():
         pytest.skip(reason)
     slurm = Slurm(tmp_path / "slurm")
     yield slurm
