@@ -41,6 +41,8 @@ _N_COARSE_POINTS = 400
 _N_EARLY_POINTS = 1000
 """Until the last steps: the energy counts a scan's points as `n_independent` measurements, however many there are."""
 _COARSE_STEPS, _SPAN_STEPS = 8, 12
+_LAST_SHARE = 3
+"""With all points a third of the steps: each costs several of those before, and the first ones gain the most."""
 _COMPARED_STD_MM = 1.0
 _COARSE_ROBUST_MM = 10.0
 _MAX_SPAN = 60
@@ -109,16 +111,16 @@ def _fit(
     variables = start_variables(head, prepared, clouds)
     found = minimise(energy, variables, span, _SPAN_STEPS, anneal=True, robust_mm=settings.robust_mm)
     log.debug("span after %.1f s", time.perf_counter() - started)
-    energies = list(found.energies)
+    energies, n_last = list(found.energies), settings.n_steps
     if early.n_points < settings.n_points:
         found = minimise(
             energy, found.variables, _all(head), settings.n_steps, anneal=False, robust_mm=settings.robust_mm
         )
         log.debug("all codes after %.1f s", time.perf_counter() - started)
-        energies += found.energies
+        energies, n_last = [*energies, *found.energies], -(-settings.n_steps // _LAST_SHARE)
         clouds = clouds_of(prepared, settings, rng=rng, like=head.identity_prior.mean)
         energy = HeadEnergy(head, clouds, priors, settings)
-    best = minimise(energy, found.variables, _all(head), settings.n_steps, anneal=False, robust_mm=settings.robust_mm)
+    best = minimise(energy, found.variables, _all(head), n_last, anneal=False, robust_mm=settings.robust_mm)
     energies += best.energies
     seconds = (time.perf_counter() - started) / len(problems)
     return _results(prepared, clouds, replace(best, energies=energies), seconds)
