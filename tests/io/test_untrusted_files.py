@@ -229,6 +229,7 @@ def test_whatever_a_damaged_pickle_raises_is_told_as_a_damaged_checkpoint(tmp_pa
         raise IndexError("pop from empty list")
 
     monkeypatch.setattr("torch.load", fail)
+    (tmp_path / "identity.tar").write_bytes(b"")
     with pytest.raises(CheckpointError, match="pop from empty list"):
         TARGETS["released weights"].read(tmp_path / "identity.tar")
 
