@@ -262,9 +262,7 @@ class TrainBaselinesConfig(Section):
 class FitConfig(Section):
     """Codes and pose of a trained model from observed points."""
 
-    n_steps: int = Field(
-        30, ge=0, description="steps with all numbers of the codes free; with all points a third"
-    )
+    n_steps: int = Field(30, ge=0, description="steps with all numbers of the codes free; with all points a third")
     n_points: int = Field(2500, ge=1, description="observed points that are used, a scan")
     n_starts: int = Field(4, ge=1, description="poses that the search hands on to be fitted coarsely, a scan")
     n_independent: float = Field(400.0, gt=0, description="independent measurements in a scan's points, at most")
