@@ -28,7 +28,9 @@ demo: setup
 	$(BIN)/python -m pipelines.template --cache .cache
 	$(BIN)/python -m pipelines.demo_scans
 	$(BIN)/snakemake --cores $(CORES) --configfile workflow/demo.yaml -- all model
-	$(BIN)/python -m pipelines.fit demo/scans/s006/neutral.obj --out results/fits/pretrained
+	@# Alone now, so on all cores.
+	env -u OMP_NUM_THREADS -u OPENBLAS_NUM_THREADS $(BIN)/python -m pipelines.fit demo/scans/s006/neutral.obj \
+	    --out results/fits/pretrained
 	@sed -n '1,4p' results/models/evaluation.md
 	@echo "The result lies in results/: summary.tsv, a folder for each scan in scans/, the gallery report/index.html,"
 	@echo "the trained model in models/nphm/head, and its fits to a subject that it has not seen in fits/nphm/s006;"
