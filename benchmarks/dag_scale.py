@@ -12,7 +12,6 @@ import argparse
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 from benchmarks.stage_runs import children_cpu_s, print_table
 from nphm_core.config import Config
 from nphm_core.records import template_folder
-from tests.workflow.runs import StandIns
+from tests.workflow.runs import StandIns, put_back
 from workflow.units import AT_ONCE
 
 _INTERMEDIATE = ("scan.ply", "views.npz", "landmarks3d.json", "flame.npz", "subdivided.ply", "scan_closed.ply")
@@ -122,14 +121,6 @@ def damage(clone: StandIns, n_scans: int) -> None:
             clone.artifact(f"{subject}/{expression}", name).unlink()
 
 
-def restore(clone: StandIns) -> None:
-    """Replace all results by a copy, as from a backup: their stand-ins are small, so this is the cost without bytes."""
-    kept = clone.folder / "kept"
-    shutil.move(clone.folder / "results", kept)
-    shutil.copytree(kept, clone.folder / "results")
-    shutil.rmtree(kept)
-
-
 def measure(clone: StandIns, *, whole: bool) -> dict[str, Start]:
     """Start Snakemake where nothing is to be done, and with a changed setting."""
     base = "scans_per_job: 1\n" if whole else ""
@@ -156,7 +147,8 @@ def main() -> None:
     measured = {whole: measure(clone, whole=whole) for whole in (False, True)}
     # So that the seals are those of the layout that follows.
     start(clone, whole=False)
-    restore(clone)
+    # Stand-ins are small, so this is the cost without bytes.
+    put_back(clone.folder / "results")
     for name in ("results restored", "once more"):
         found = start(clone, whole=False)
         print(f"{name}: {found.cpu_s:.1f} CPU s, {found.wall_s:.1f} s wall, {found.peak_mb:.0f} MB, jobs {found.jobs}")

@@ -53,19 +53,28 @@ def _head_model(path: Path) -> Any:
     return read_head_model(str(path))
 
 
+def _field() -> Any:
+    """Give an identity field of few weights."""
+    import torch
+
+    from nphm_core.config import IdentityModelConfig
+    from nphm_core.models.identity_field import build_identity_field
+
+    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=20, n_hidden_anchors=8, n_layers=4)
+    return build_identity_field(settings, torch.zeros(39, 3))
+
+
 @cache
 def _checkpoint() -> dict[str, bytes]:
     """Give the files of a trained model of few weights."""
     import torch
 
-    from nphm_core.config import ExpressionModelConfig, IdentityModelConfig
+    from nphm_core.config import ExpressionModelConfig
     from nphm_core.models.checkpoint import write_checkpoint
     from nphm_core.models.expression_field import ExpressionField
-    from nphm_core.models.identity_field import build_identity_field
     from nphm_core.models.neural_head import NeuralHead
 
-    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=20, n_hidden_anchors=8, n_layers=4)
-    field = build_identity_field(settings, torch.zeros(39, 3))
+    field = _field()
     more = ExpressionModelConfig(n_expression=4, n_condition=2, n_hidden=48, n_layers=3)
     head = NeuralHead(
         field,
@@ -95,13 +104,10 @@ def _read_checkpoint(path: Path) -> Any:
 def _released() -> bytes:
     import torch
 
-    from nphm_core.config import IdentityModelConfig
-    from nphm_core.models.identity_field import build_identity_field
     from nphm_core.models.neural_head import NeuralHead
     from nphm_core.models.released import write_released
 
-    settings = IdentityModelConfig(n_global=4, n_local=2, n_hidden=20, n_hidden_anchors=8, n_layers=4)
-    field = build_identity_field(settings, torch.zeros(39, 3))
+    field = _field()
     head = NeuralHead(field, None, identity_codes=torch.zeros(1, field.n_code), expression_codes=None, subjects=("a",))
     with TemporaryDirectory() as folder:
         write_released(head, Path(folder) / "identity.tar")

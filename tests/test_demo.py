@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from nphm_core.io.meshes import read_mesh
-from tests.test_documents import CLONED, COMMANDS, REPOSITORY
+from tests.test_documents import COMMANDS, REPOSITORY, clone_into
 
 pytestmark = pytest.mark.slow
 README = (REPOSITORY / "README.md").read_text()
@@ -33,9 +33,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in CLONED:
-            (folder / name).symlink_to(REPOSITORY / name)
-        shutil.copy(REPOSITORY / "config.yaml", folder)
+        clone_into(folder)
         paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         self._environment = os.environ | {"PYTHONPATH": str(folder), "PATH": paths, "COLUMNS": "120"}
 

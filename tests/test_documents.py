@@ -57,13 +57,18 @@ COMMANDS = sorted(
 )
 
 
+def clone_into(folder: Path) -> None:
+    """Give a folder what a clone has, and a config of its own."""
+    for name in CLONED:
+        (folder / name).symlink_to(REPOSITORY / name)
+    shutil.copy(REPOSITORY / "config.yaml", folder)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A clone with a reader's scans in it, and nothing made yet."""
     folder = tmp_path_factory.mktemp("reader")
-    for name in CLONED:
-        (folder / name).symlink_to(REPOSITORY / name)
-    shutil.copy(REPOSITORY / "config.yaml", folder)
+    clone_into(folder)
     head = ball(2)
     for subject, expression in (("S001", "neutral"), ("S001", "smile"), ("S012", "neutral")):
         write_mesh(folder / "delivered" / subject / f"{expression}.ply", head, {"space": "scan", "unit": ""})

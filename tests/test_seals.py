@@ -22,6 +22,7 @@ from nphm_core.seals import Inspection, Wanted
 from nphm_core.stages import STAGES, record_path
 from pipelines import stage_command
 from pipelines.stage_command import Job, run_stage, scan_row
+from tests.workflow.runs import put_back
 from workflow.units import Units
 
 ROWS = {"A/rest": "closed", "A/open": "open", "A/smile": "", "B/rest": "closed", "B/smile": ""}
@@ -166,17 +167,13 @@ def link(path: Path) -> None:
 
 
 def restored(world: World, scan: str = "", stage: str = "") -> None:
-    """Replace all results by a copy with the same time stamps (`cp -a`), as from a backup."""
-    shutil.move(world.folder / "results", world.folder / "moved")
-    shutil.copytree(world.folder / "moved", world.folder / "results")
-    shutil.rmtree(world.folder / "moved")
+    """All results come back from a backup."""
+    put_back(world.folder / "results")
 
 
 def sources_restored(world: World, scan: str = "", stage: str = "") -> None:
     """The same of the scans as delivered."""
-    shutil.move(world.folder / "files", world.folder / "moved")
-    shutil.copytree(world.folder / "moved", world.folder / "files")
-    shutil.rmtree(world.folder / "moved")
+    put_back(world.folder / "files")
 
 
 def contents_damaged(world: World, scan: str, stage: str) -> None:

@@ -64,7 +64,7 @@ class FitResult:
     converged_share: tuple[float, ...]
     """Points of each scan that have a canonical point."""
     energies: tuple[float, ...]
-    """After each step of the last phase; each has its own kernel."""
+    """After each step of the last two phases; each has its own kernel, and the last ones have more points."""
     seconds: float
     """Of all subjects that were fitted together, divided by their number."""
 
@@ -106,24 +106,31 @@ def _fit(
     prepared = _posed(head, checked, priors, span, settings, generator, rng)
     log.debug("poses after %.1f s", time.perf_counter() - started)
     early = settings.model_copy(update={"n_points": min(_N_EARLY_POINTS, settings.n_points)})
-    clouds = clouds_of(prepared, early, rng=rng, like=head.identity_prior.mean)
-    energy = HeadEnergy(head, clouds, priors, early)
-    variables = start_variables(head, prepared, clouds)
+    energy = _energy(head, prepared, priors, early, rng)
+    variables = start_variables(head, prepared, energy.clouds)
     found = minimise(energy, variables, span, _SPAN_STEPS, anneal=True, robust_mm=settings.robust_mm)
     log.debug("span after %.1f s", time.perf_counter() - started)
-    energies, n_last = list(found.energies), settings.n_steps
+    energies, n_steps = list(found.energies), settings.n_steps
     if early.n_points < settings.n_points:
-        found = minimise(
-            energy, found.variables, _all(head), settings.n_steps, anneal=False, robust_mm=settings.robust_mm
-        )
+        found = minimise(energy, found.variables, _all(head), n_steps, anneal=False, robust_mm=settings.robust_mm)
         log.debug("all codes after %.1f s", time.perf_counter() - started)
-        energies, n_last = [*energies, *found.energies], -(-settings.n_steps // _LAST_SHARE)
-        clouds = clouds_of(prepared, settings, rng=rng, like=head.identity_prior.mean)
-        energy = HeadEnergy(head, clouds, priors, settings)
-    best = minimise(energy, found.variables, _all(head), n_last, anneal=False, robust_mm=settings.robust_mm)
+        energies += found.energies
+        energy, n_steps = _energy(head, prepared, priors, settings, rng), -(-n_steps // _LAST_SHARE)
+    best = minimise(energy, found.variables, _all(head), n_steps, anneal=False, robust_mm=settings.robust_mm)
     energies += best.energies
     seconds = (time.perf_counter() - started) / len(problems)
-    return _results(prepared, clouds, replace(best, energies=energies), seconds)
+    return _results(prepared, energy.clouds, replace(best, energies=energies), seconds)
+
+
+def _energy(
+    head: NeuralHead,
+    prepared: list[tuple[Prepared, ...]],
+    priors: CodePriors,
+    settings: FitConfig,
+    rng: np.random.Generator,
+) -> HeadEnergy:
+    """Draw points of all scans and give their energy."""
+    return HeadEnergy(head, clouds_of(prepared, settings, rng=rng, like=head.identity_prior.mean), priors, settings)
 
 
 def _batches(problems: list[tuple[Observation, ...]]) -> list[list[tuple[Observation, ...]]]:
@@ -160,11 +167,10 @@ def _posed(
     # Each candidate is a subject of its own.
     singles: list[tuple[Prepared, ...]] = [(replace(c, pose=pose),) for _, c in scans for pose in c.candidates]
     few = settings.model_copy(update={"n_points": _N_COARSE_POINTS})
-    clouds = clouds_of(singles, few, rng=rng, like=head.identity_prior.mean)
-    energy = HeadEnergy(head, clouds, priors, few)
-    start = start_variables(head, singles, clouds)
+    energy = _energy(head, singles, priors, few, rng)
+    start = start_variables(head, singles, energy.clouds)
     coarse = minimise(energy, start, span, _COARSE_STEPS, anneal=True, robust_mm=_COARSE_ROBUST_MM)
-    value = _comparable(energy, coarse, clouds, settings)
+    value = _comparable(energy, coarse, settings)
     poses = _similarities(coarse.variables)
     out: list[list[Prepared]] = [[] for _ in problems]
     first = 0
@@ -177,9 +183,9 @@ def _posed(
     return [tuple(scans) for scans in out]
 
 
-def _comparable(energy: HeadEnergy, found: Minimum, clouds: Clouds, settings: FitConfig) -> Float[ndarray, " n"]:
+def _comparable(energy: HeadEnergy, found: Minimum, settings: FitConfig) -> Float[ndarray, " n"]:
     """Give energies under one kernel and one spread, in which those of different starts can be compared."""
-    spread = torch.full_like(clouds.log_scale, _COMPARED_STD_MM)
+    spread = torch.full_like(energy.clouds.log_scale, _COMPARED_STD_MM)
     value = energy.value(found.variables, found.found, Kernel(settings.robust_mm, spread))
     return torch.nan_to_num(value, nan=torch.inf).double().cpu().numpy()
 

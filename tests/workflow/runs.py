@@ -31,6 +31,14 @@ folder.mkdir(parents=True, exist_ok=True)
 """
 
 
+def put_back(folder: Path) -> None:
+    """Replace a folder by a copy with the same time stamps (`cp -a`), as from a backup."""
+    moved = folder.with_name(f"{folder.name}-moved")
+    shutil.move(folder, moved)
+    shutil.copytree(moved, folder)
+    shutil.rmtree(moved)
+
+
 def of_scan(scan: str, *stages: str) -> set[str]:
     return {f"{stage} {scan}" for stage in stages}
 

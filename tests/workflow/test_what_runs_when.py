@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nphm_core.stages import STAGES
-from tests.workflow.runs import AFTER_ARAP, AFTER_FIT, StandIns, of_scan
+from tests.workflow.runs import AFTER_ARAP, AFTER_FIT, StandIns, of_scan, put_back
 
 pytestmark = pytest.mark.slow
 
@@ -104,8 +104,7 @@ def test_after_other_permissions_or_a_restored_backup_nothing_is_made_and_nothin
     (clone.folder / "A-open.ply").touch()
     assert "their contents are compared" in (output := clone.snakemake("--", "model"))
     assert "Nothing to be done" in output
-    shutil.move(results, clone.folder / "moved")
-    shutil.copytree(clone.folder / "moved", results)
+    put_back(results)
     assert "A dry run keeps nothing" in clone.snakemake("--dry-run", "--", "model")
     assert "Nothing to be done" in clone.snakemake("--", "model")
     assert "their contents are compared" not in (output := clone.snakemake("--", "model"))
