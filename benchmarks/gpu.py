@@ -40,6 +40,7 @@ PARTS = {
     "curve": gpu_steps.curve,
     "profile": gpu_steps.profile,
     "tune": gpu_fields.tune,
+    "tune_deformation": gpu_steps.tune_deformation,
 }
 DEFAULT = ("check", "identity", "deformation", "queries", "mesh", "fit")
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_steps import MACS_A_ROW
+from benchmarks.gpu_steps import MACS_A_ROW, tune_deformation
 from benchmarks.gpu_table import Bench
 from benchmarks.made_heads import CENTRE, RADII, untrained_head
 from nphm_core.config import FitConfig
@@ -80,6 +80,7 @@ def tune(bench: Bench) -> None:
     """Time the kernels cut in other ways."""
     _tune_values(bench)
     _tune_steps(bench)
+    tune_deformation(bench)
 
 
 def _tune_steps(bench: Bench) -> None:

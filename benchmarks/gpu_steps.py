@@ -2,6 +2,8 @@
 
 import copy
 import statistics
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,6 +12,9 @@ from benchmarks.gpu_table import Bench
 from benchmarks.made_heads import CENTRE, RADII, expression_trainer, identity_trainer, untrained_head
 from nphm_core.config import ExpressionModelConfig, IdentityModelConfig, TrainExpressionConfig, TrainIdentityConfig
 from nphm_core.training.loop import Trainer, matrix_precision
+
+if TYPE_CHECKING:
+    from nphm_core.models.fused.network import Tuning
 
 MAX_ERROR = {"value": 1e-3, "gradient": 1e-3, "derivative": 5e-3}
 """Largest errors of the kernels, as shares of the norm of what float64 says."""
@@ -144,6 +149,89 @@ def deformation(bench: Bench) -> None:
             bench.note_share("deformation step, rate", column, tflop, milliseconds)
         trainer._forget_captured()
     bench.note("deformation step, ms", "bar", float(_BARS["deformation step, ms"]))
+
+
+def tune_deformation(bench: Bench) -> None:
+    """Time the network of the second stage cut in other ways, forward and back, and the captured step of the best."""
+    from nphm_core.models import dispatch
+
+    usual = dispatch._network_shape
+    found: dict["Tuning", float] = {}
+    try:
+        for tuning in _network_tunings():
+            dispatch._network_shape = lambda *a, tuning=tuning: replace(usual(*a), tuning=tuning)
+            try:
+                found[tuning] = _network_milliseconds(bench)
+                bench.say(f"{found[tuning]:.3f} ms forward and back: {_changes(tuning)}")
+            except Exception as problem:
+                bench.say(f"{_changes(tuning)}: {type(problem).__name__}: {str(problem)[:300]}")
+        for tuning in sorted(found, key=found.__getitem__)[:4]:
+            dispatch._network_shape = lambda *a, tuning=tuning: replace(usual(*a), tuning=tuning)
+            try:
+                bench.say(f"{_deformation_milliseconds(bench):.3f} ms a captured step: {_changes(tuning)}")
+            except Exception as problem:
+                bench.say(f"{_changes(tuning)}: {type(problem).__name__}: {str(problem)[:300]}")
+    finally:
+        dispatch._network_shape = usual
+
+
+def _network_tunings() -> list["Tuning"]:
+    from nphm_core.models.fused.network import Tuning
+
+    kernels = [
+        {}, {"stages": 4}, {"warps": 4}, {"warps": 4, "stages": 4}, {"columns": 256}, {"columns": 256, "stages": 4},
+        {"rows": 256}, {"rows": 256, "stages": 4}, {"rows": 64}, {"rows": 64, "warps": 4}, {"rows": 64, "columns": 256},
+        {"rows": 64, "columns": 256, "warps": 4}, {"columns": 64, "warps": 4}, {"columns": 64, "warps": 4, "stages": 4},
+        {"depth": 32, "stages": 4}, {"depth": 128, "stages": 2}, {"pass_columns": 128}, {"pass_columns": 32},
+        {"max_registers": 128}, {"max_registers": 128, "stages": 2}, {"rows": 64, "warps": 4, "max_registers": 168},
+    ]  # fmt: skip
+    passes = [
+        {"rows": rows, "pass_columns": columns, "pass_warps": warps}
+        for rows, columns, warps in ((32, 64, 4), (32, 128, 4), (64, 64, 4), (64, 64, 8), (64, 128, 8), (128, 64, 8))
+    ]
+    library = [{"products": "library", **one} for one in passes] + [{"products": "library", "exact_sums": True}]
+    return [Tuning(**one) for one in (*kernels, *library)]
+
+
+def _changes(tuning: "Tuning") -> str:
+    """Give what is not as usual."""
+    usual = type(tuning)()
+    named = {f.name: getattr(tuning, f.name) for f in fields(tuning)}
+    return ", ".join(f"{k} {v}" for k, v in named.items() if v != getattr(usual, k)) or "as it is"
+
+
+def _network_milliseconds(bench: Bench) -> float:
+    """Time the network alone, captured: launches from Python would hide the kernels."""
+    field = untrained_head(bench.device, expression=ExpressionModelConfig(kernel="fused")).expression
+    assert field is not None
+    points = 0.5 * torch.randn(32, 1100, 3, device=bench.device)
+    codes = [torch.randn(32, n, device=bench.device, requires_grad=True) for n in (field.n_condition, field.n_code)]
+    by_offset = torch.randn_like(points)
+    leaves = [*codes, *field.networks.parameters()]
+
+    def call() -> None:
+        torch.autograd.grad(field.deformation(points, *codes), leaves, by_offset)
+
+    with matrix_precision("tf32"):
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                call()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        return bench.milliseconds(lambda _: graph.replay())
+
+
+def _deformation_milliseconds(bench: Bench) -> float:
+    settings = TrainExpressionConfig(model=ExpressionModelConfig(kernel="fused"), precision="tf32", captured=True)
+    trainer = expression_trainer(settings, bench.device)
+    try:
+        with matrix_precision("tf32"):
+            return bench.milliseconds(trainer.step, warm=12, repeats=3 * bench.repeats)
+    finally:
+        trainer._forget_captured()
 
 
 def curve(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from nphm_core.models.networks import SKIP_SCALE, FoldedCodes, StackedNetworks
 
 if TYPE_CHECKING:
     from nphm_core.models.expression_field import ExpressionField
+    from nphm_core.models.fused.network import Shape
     from nphm_core.models.fused.weights import Spec, Weights
     from nphm_core.models.identity_field import EnsembleField
 
@@ -29,6 +30,7 @@ _MAX_POINTS = 2**17
 """Points that values are asked for at once; bounds the memory."""
 
 _N_LAYERS, _MAX_WIDTH, _MAX_OUT = 5, 256, 8
+_MIN_TILE = 16
 
 
 @dataclass
@@ -101,17 +103,25 @@ def is_network_fused(field: "ExpressionField", points: Float[Tensor, "n_heads n_
     trains = torch.is_grad_enabled() and not points.requires_grad
     if field.settings.kernel != "fused" or not trains or field.settings.n_hidden % 8:
         return False
-    return field.networks.n_out <= _MAX_OUT and _is_worth_it(points)
+    fits = field.networks.skip > 1 and field.networks.n_out <= _MAX_OUT and points.shape[1] >= _MIN_TILE
+    return fits and _is_worth_it(points)
 
 
 def fused_network_values(
-    networks: StackedNetworks, points: Float[Tensor, "n_rows 3"], codes: FoldedCodes
-) -> Float[Tensor, "n_rows n_out"]:
-    """Evaluate a network at points that lie head by head; differentiable by weights and codes."""
-    from nphm_core.models.fused.network import NetworkValues, Shape
+    networks: StackedNetworks, points: Float[Tensor, "n_heads n_points 3"], code: Float[Tensor, "n_heads n_code"]
+) -> Float[Tensor, "n_heads n_points n_out"]:
+    """Evaluate a network; differentiable by weights and codes."""
+    from nphm_core.models.fused.network import NetworkValues
 
-    shape = Shape(networks.n_layers, networks.skip, networks.n_code, len(points) // len(codes.first))
-    return NetworkValues.apply(points, codes.first, codes.skip, shape, *networks.weights, *networks.biases)
+    shape = _network_shape(networks, points.shape[1])
+    rows = points.flatten(0, 1)
+    return NetworkValues.apply(rows, code, shape, *networks.weights, *networks.biases).unflatten(0, points.shape[:2])
+
+
+def _network_shape(networks: StackedNetworks, n_points: int) -> "Shape":
+    from nphm_core.models.fused.network import Shape
+
+    return Shape(networks.n_layers, networks.skip, n_points)
 
 
 def _prepared(field: "EnsembleField", code: Tensor) -> tuple[Tensor, FoldedCodes]:

@@ -56,12 +56,11 @@ class ExpressionField(nn.Module):
         expression_code: Float[Tensor, "n_heads n_code"],
     ) -> Warp:
         """Give offsets and ambient coordinates."""
-        rows, folded, groups = whole_rows(self.networks, points, torch.cat([condition, expression_code], dim=1))
+        code = torch.cat([condition, expression_code], dim=1)
         if is_network_fused(self, points):
-            values = fused_network_values(self.networks, rows, folded)
+            values = fused_network_values(self.networks, points, code)
         else:
-            values = self.networks.values(rows, folded, groups)
-        values = values.unflatten(0, points.shape[:2])
+            values = self.networks.values(*whole_rows(self.networks, points, code)).unflatten(0, points.shape[:2])
         return Warp(values[..., :3], values[..., 3:])
 
     def deformation(

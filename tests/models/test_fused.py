@@ -5,6 +5,7 @@ They run on a GPU, or interpreted on a CPU: `pip install triton==3.6.0`, which P
 """
 
 import copy
+import dataclasses
 import importlib.util
 import inspect
 import os
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from nphm_core.config import ExpressionModelConfig, IdentityModelConfig
+from nphm_core.models import dispatch
 from nphm_core.models.dispatch import is_fused, is_network_fused
 from nphm_core.models.expression_field import ExpressionField
 from nphm_core.models.identity_field import EnsembleField
@@ -116,13 +118,29 @@ def test_room_that_suffices_changes_nothing_and_too_little_shows(ensembles):
 
 
 @needs_triton
-def test_slopes_of_a_deformation_are_those_of_float64():
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        {},
+        {"rows": 16, "columns": 16, "depth": 16, "pass_columns": 16},
+        {"products": "library", "rows": 16},
+        {"products": "library", "exact_sums": True},
+    ],
+    ids=str,
+)
+def test_slopes_of_a_deformation_are_those_of_float64(tuning, monkeypatch):
+    from nphm_core.models.fused.network import Tuning
+
+    usual = dispatch._network_shape
+    tuned = Tuning(**tuning)
+    monkeypatch.setattr(dispatch, "_network_shape", lambda *a: dataclasses.replace(usual(*a), tuning=tuned))
     torch.manual_seed(0)
     settings = ExpressionModelConfig(n_expression=6, n_condition=4, n_hidden=32, n_layers=5, kernel="fused")
     fused = ExpressionField(settings, 20).to(DEVICE)
     exact = copy.deepcopy(fused).double()
     exact.settings = settings.model_copy(update={"kernel": "plain"})
-    points = 0.5 * torch.randn(2, N_POINTS, 3)
+    # Tiles of 16 rows lie within a head, and across the heads' border.
+    points = 0.5 * torch.randn(2, 2 * N_POINTS, 3)
     codes = [torch.randn(2, n) for n in (4, 6)]
     found = []
     for field, dtype in ((fused, torch.float32), (exact, torch.float64)):
