@@ -124,6 +124,11 @@ def _network_shape(networks: StackedNetworks, n_points: int) -> "Shape":
     return Shape(networks.n_layers, networks.skip, n_points)
 
 
+def has_kernels(tensor: Tensor) -> bool:
+    """Tell whether kernels in float32 can work on a tensor."""
+    return tensor.is_cuda and tensor.dtype == torch.float32 and _has_triton()
+
+
 def _prepared(field: "EnsembleField", code: Tensor) -> tuple[Tensor, FoldedCodes]:
     global_code, local_code = field.split_code(code)
     both = torch.cat([global_code[:, None].expand(-1, local_code.shape[1], -1), local_code], dim=2)

@@ -56,12 +56,20 @@ class ExpressionField(nn.Module):
         expression_code: Float[Tensor, "n_heads n_code"],
     ) -> Warp:
         """Give offsets and ambient coordinates."""
+        values = self.values(points, condition, expression_code)
+        return Warp(values[..., :3], values[..., 3:])
+
+    def values(
+        self,
+        points: Float[Tensor, "n_heads n_points 3"],
+        condition: Float[Tensor, "n_heads n_condition"],
+        expression_code: Float[Tensor, "n_heads n_code"],
+    ) -> Float[Tensor, "n_heads n_points n_out"]:
+        """Give what the network says: offsets, then ambient coordinates."""
         code = torch.cat([condition, expression_code], dim=1)
         if is_network_fused(self, points):
-            values = fused_network_values(self.networks, points, code)
-        else:
-            values = self.networks.values(*whole_rows(self.networks, points, code)).unflatten(0, points.shape[:2])
-        return Warp(values[..., :3], values[..., 3:])
+            return fused_network_values(self.networks, points, code)
+        return self.networks.values(*whole_rows(self.networks, points, code)).unflatten(0, points.shape[:2])
 
     def deformation(
         self,

@@ -16,11 +16,9 @@ from nphm_core.errors import SamplingError
 from nphm_core.template.template import topology_hash
 
 CODE_STEPS, HALF_RANGE = 65535, 32768
-TRUST_STEPS = 255
+TRUST_STEPS, NORMAL_STEPS = 255, 32767
 BEYOND = 2.0
 """Entry of the cumulative areas that no random number below one reaches."""
-
-_NORMAL_STEPS = 32767
 
 
 @dataclass(frozen=True)
@@ -135,12 +133,12 @@ def encode_normals(normals: Float[Tensor, "... 3"]) -> Int16[Tensor, "... 2"]:
     """Code unit normals on an octahedron."""
     flat = normals[..., :2] / normals.abs().sum(dim=-1, keepdim=True).clamp_min(1e-30)
     folded = (1 - flat.flip(-1).abs()) * torch.where(flat >= 0, 1.0, -1.0)
-    return (torch.where(normals[..., 2:] < 0, folded, flat) * _NORMAL_STEPS).round().to(torch.int16)
+    return (torch.where(normals[..., 2:] < 0, folded, flat) * NORMAL_STEPS).round().to(torch.int16)
 
 
 def decode_normals(codes: Int16[Tensor, "... 2"]) -> Float[Tensor, "... 3"]:
     """Undo `encode_normals`."""
-    return decode_octahedron(codes.float() / _NORMAL_STEPS)
+    return decode_octahedron(codes.float() / NORMAL_STEPS)
 
 
 def decode_octahedron(flat: Float[Tensor, "... 2"]) -> Float[Tensor, "... 3"]:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nphm_core.config import TrainExpressionConfig, TrainIdentityConfig
+from nphm_core.models.dispatch import is_network_fused
 from nphm_core.models.expression_field import ExpressionField
 from nphm_core.models.identity_field import N_PAIRS, EnsembleField, IdentityField
 from nphm_core.training.pairs import PairBatch
@@ -116,9 +117,12 @@ def expression_terms(
     source, target = batch.canonical, batch.posed
     if field.is_backward:
         source, target = target, source
-    warp = field.warp(torch.cat([source, space], dim=1), condition, expression_code)
-    offset, n_pairs = warp.offset, source.shape[1]
-    error = torch.cat([source + offset[:, :n_pairs] - target, warp.ambient[:, :n_pairs]], dim=2).square().mean(dim=2)
+    points = torch.cat([source, space], dim=1)
+    values = field.values(points, condition, expression_code)
+    if is_network_fused(field, points):
+        return _expression_terms_by_kernel(values, expression_code, (source, target, batch.weight), settings)
+    offset, n_pairs = values[..., :3], source.shape[1]
+    error = torch.cat([source + offset[:, :n_pairs] - target, values[:, :n_pairs, 3:]], dim=2).square().mean(dim=2)
     terms = {
         "pairs": _mean(error, batch.weight),
         "codes": expression_code.square().sum(dim=1).mean(),
@@ -127,9 +131,19 @@ def expression_terms(
     return ExpressionTerms(**terms, total=_weighted(terms, settings))
 
 
+def _expression_terms_by_kernel(
+    values: Tensor, expression_code: Tensor, pairs: tuple[Tensor, Tensor, Tensor], settings: TrainExpressionConfig
+) -> ExpressionTerms:
+    from nphm_core.training.step_kernels import PointTerms, TermWeights
+
+    weights = TermWeights(settings.weight_pairs, settings.weight_codes, settings.weight_zero)
+    found = PointTerms.apply(values, expression_code, *pairs, weights)
+    return ExpressionTerms(found[0], found[1], found[2], found[3])
+
+
 def points_in_space(fraction: Float[Tensor, "n_scans n_space 3"]) -> Float[Tensor, "n_scans n_space 3"]:
     """Turn random numbers in [0, 1) into points of the cube in which no deformation is wanted."""
-    return (2 * fraction - 1) * _SPACE_RANGE
+    return 2 * _SPACE_RANGE * fraction - _SPACE_RANGE
 
 
 def _weighted(terms: dict[str, Tensor], settings: TrainIdentityConfig | TrainExpressionConfig) -> Float[Tensor, ""]:

@@ -186,4 +186,4 @@ class JointObjective:
 
 
 def _shared(terms: IdentityTerms | ExpressionTerms, share: float) -> dict[str, Tensor]:
-    return {name: share * value for name, value in terms.named().items()}
+    return terms.named() if share == 1 else {name: share * value for name, value in terms.named().items()}

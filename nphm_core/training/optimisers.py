@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nphm_core.config import OptimiserConfig
+from nphm_core.models.dispatch import has_kernels
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 # What PyTorch's embedding and its clipping add to a norm before they divide by it.
@@ -71,9 +72,13 @@ class Codebook:
 
     def lookup(self, rows: Int[Tensor, " n_batch"]) -> Float[Tensor, "n_batch n_code"]:
         """Give codes as leaves of a new graph, after cutting those that are too long; rows must differ."""
+        limit = self._settings.max_code_norm
+        if has_kernels(self.codes):
+            from nphm_core.training.step_kernels import look_up
+
+            return look_up(self.codes, rows, limit, _RENORM_EPSILON).requires_grad_()
         codes = self.codes[rows]
         norm = codes.norm(dim=1, keepdim=True)
-        limit = self._settings.max_code_norm
         codes = torch.where(norm > limit, codes * (limit / (norm + _RENORM_EPSILON)), codes)
         self.codes[rows] = codes
         return codes.requires_grad_()
@@ -93,6 +98,12 @@ class Codebook:
 
     def move(self, rows: Int[Tensor, " n_batch"], gradient: Float[Tensor, "n_batch n_code"]) -> None:
         """Do what `update` does in a step that has been counted; all on the device, so that it can be captured."""
+        if has_kernels(self.codes) and gradient.is_contiguous():
+            from nphm_core.training.step_kernels import move
+
+            tables = (self.codes, self._first, self._second)
+            move(tables, rows, gradient, self._size, self._settings.clip_norm, _CLIP_EPSILON)
+            return
         used = (gradient != 0).any(dim=1, keepdim=True)
         clip_(gradient, self._settings.clip_norm)
         first = torch.lerp(self._first[rows], gradient, 1 - _BETA1)

@@ -17,6 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from nphm_core.errors import SamplingError, TopologyError, TrainingError
+from nphm_core.models.dispatch import has_kernels
 from nphm_core.spaces import MM_PER_CANONICAL_UNIT
 from nphm_core.supervision.quantise import Box, decode_positions
 from nphm_core.supervision.sample_delta import OFFSET_STD_MM
@@ -156,25 +157,32 @@ class PairSamples:
     ) -> PairBatch:
         """Draw pairs of the part of a batch of scans; the generator is the step's."""
         scan = part(scan)
-        home = scan.to(self._vertex.device)
-        corner = self._draw_corners(scan, home, n_pairs, part, generator)
-        random = uniform((3, n_pairs), part, generator)
-        root = random[:, 0].sqrt()
-        barycentric = torch.stack([1 - root, root * (1 - random[:, 1]), root * random[:, 1]], dim=2)
         if std_mm not in self._std:
             self._std[std_mm] = torch.tensor(std_mm, device=self.device) / MM_PER_CANONICAL_UNIT
-        std = self._std[std_mm][(random[:, 2] * len(std_mm)).long().clamp_max(len(std_mm) - 1)]
-        offset = std * normal((n_pairs,), part, generator)
+        std = self._std[std_mm]
+        # Half of the triangles are drawn by either mesh's area.
+        fraction = uniform((2, (n_pairs + 1) // 2), part, generator)
+        random = uniform((3, n_pairs), part, generator)
+        offset = normal((n_pairs,), part, generator)
+        if has_kernels(self._low) and self.is_resident:
+            from nphm_core.training.step_kernels import draw_pairs
+
+            meshes = (self._topology, self._faces, self._cumulative, self._vertex, self._weight, self._low, self._step)
+            sides, weight = draw_pairs(meshes, scan, (fraction, random, offset), std)
+            return PairBatch(scan, self._subject[scan], sides[0], sides[1], weight)
+        home = scan.to(self._vertex.device)
+        corner = self._corners_at(scan, home, fraction, n_pairs)
+        root = random[:, 0].sqrt()
+        barycentric = torch.stack([1 - root, root * (1 - random[:, 1]), root * random[:, 1]], dim=2)
+        offset = std[(random[:, 2] * len(std_mm)).long().clamp_max(len(std_mm) - 1)] * offset
         sides = self._points(scan, home, corner, barycentric, offset)
         weight = _corners(self._here(self._weight, home)[:, None], corner)[:, 0].float() / TRUST_STEPS
         return PairBatch(scan, self._subject[scan], sides[:, 0], sides[:, 1], (weight * barycentric).sum(2))
 
-    def _draw_corners(
-        self, scan: Tensor, home: Tensor, n_pairs: int, part: Part, generator: torch.Generator
+    def _corners_at(
+        self, scan: Tensor, home: Tensor, fraction: Float[Tensor, "n_scans 2 n_half"], n_pairs: int
     ) -> Int[Tensor, "n_scans n_pairs 3"]:
-        """Draw triangles, half by either mesh's area, and give their corners."""
-        n_half = (n_pairs + 1) // 2
-        fraction = uniform((2, n_half), part, generator)
+        """Give the corners of the triangles up to which there is a fraction of either mesh's area."""
         face = torch.searchsorted(self._here(self._cumulative, home), fraction, right=True)
         return self._faces[self._topology[scan][:, None], face.flatten(1)[:, :n_pairs]]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nphm_core.config import ExpressionModelConfig, IdentityModelConfig, TrainExpressionConfig, TrainIdentityConfig
-from nphm_core.models.expression_field import ExpressionField, Warp
+from nphm_core.models.expression_field import ExpressionField
 from nphm_core.models.identity_field import IdentityField, build_identity_field
 from nphm_core.models.released import read_released
 from nphm_core.training.losses import expression_terms, identity_terms, points_in_space
@@ -121,9 +121,9 @@ def pair_batch(offset: torch.Tensor, weight: torch.Tensor) -> PairBatch:
 class ShiftField(ExpressionField):
     """Moves every point by the first three numbers of the code; in either direction."""
 
-    def warp(self, points, condition, expression_code):
-        ambient = expression_code[:, None, 3 : 3 + self.n_ambient].expand(-1, points.shape[1], -1)
-        return Warp(expression_code[:, None, :3].expand_as(points) + 0 * condition.sum(), ambient)
+    def values(self, points, condition, expression_code):
+        same = expression_code[:, None, : 3 + self.n_ambient] + 0 * condition.sum()
+        return same.expand(-1, points.shape[1], -1)
 
 
 def test_ambient_coordinates_are_held_at_zero():
