@@ -83,7 +83,7 @@ class CapturedStep:
         """Do a step; the terms are overwritten by the next one."""
         objective = self._parts.objective
         fresh = [*_tensors(objective.draw(step)), *objective.rows(step).values()]
-        torch._foreach_copy_([*_tensors(self._drawn), *self._rows.values()], fresh)
+        _copy([*_tensors(self._drawn), *self._rows.values()], fresh)
         self._first.replay()
         self._parts.sum_gradients(self._slopes)
         for name in self._slopes:
@@ -104,6 +104,13 @@ class CapturedStep:
                 "`captured` to false."
             )
         return most > _FULL * room.max_tiles
+
+
+def _copy(into: list[Tensor], values: list[Tensor]) -> None:
+    """Copy tensors, those of one kind of number at once: of mixed ones each would be a launch."""
+    for dtype in {tensor.dtype for tensor in into}:
+        chosen = [k for k, tensor in enumerate(into) if tensor.dtype == dtype]
+        torch._foreach_copy_([into[k] for k in chosen], [values[k] for k in chosen])
 
 
 def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:

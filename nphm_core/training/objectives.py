@@ -10,7 +10,7 @@ from torch import Tensor
 from nphm_core.config import TrainExpressionConfig, TrainIdentityConfig
 from nphm_core.models.dispatch import Room, is_fused
 from nphm_core.models.expression_field import ExpressionField
-from nphm_core.models.identity_field import EnsembleField, IdentityField
+from nphm_core.models.identity_field import N_ANCHORS, EnsembleField, IdentityField
 from nphm_core.training.draws import BatchOrder, Draws, normal, uniform
 from nphm_core.training.losses import (
     ExpressionTerms,
@@ -150,14 +150,16 @@ class FrozenIdentities:
         """Compute the anchors of all codes."""
         self._field = field
         with torch.no_grad():
-            self._codes, self._anchors = codes, field.anchors(codes)
+            # One table, so that a step takes its rows once.
+            self._table = torch.cat([codes, field.anchors(codes).flatten(1)], dim=1)
 
     def of(
         self, subject: Int[Tensor, " n_scans"], codes: Float[Tensor, "n_subjects n_code"] | None = None
     ) -> tuple[Float[Tensor, "n_scans n_code"], Float[Tensor, "n_scans 39 3"]]:
         """Give codes and anchors of some subjects, of `codes` where they are given."""
         if codes is None:
-            return self._codes[subject], self._anchors[subject]
+            code, anchors = self._table[subject].split([self._field.n_code, 3 * N_ANCHORS], dim=1)
+            return code, anchors.unflatten(1, (N_ANCHORS, 3))
         return codes[subject], self._field.anchors(codes[subject])
 
 

@@ -123,6 +123,7 @@ def test_room_that_suffices_changes_nothing_and_too_little_shows(ensembles):
     [
         {},
         {"rows": 16, "columns": 16, "depth": 16, "pass_columns": 16},
+        {"products": "descriptors", "rows": 16, "columns": 16, "depth": 16},
         {"products": "library", "rows": 16},
         {"products": "library", "exact_sums": True},
     ],

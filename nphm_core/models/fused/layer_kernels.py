@@ -12,18 +12,24 @@ import triton
 import triton.language as tl
 
 BETA = tl.constexpr(100.0)
+_LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
 def softplus(z):
     """Give log(1 + exp(beta z)) / beta."""
-    return tl.maximum(z, 0.0) + tl.log(1.0 + tl.exp(-BETA * tl.abs(z))) / BETA
+    t = tl.exp2(-BETA * _LOG2_E * tl.abs(z))
+    # log(1 + t) on [0, 1], off by at most 3e-7, and by 2e-5 of itself: a tenth of what half precision rounds away. The
+    # logarithm of the library takes twice as many instructions, and was half of a layer's work behind its product.
+    p = 0.134674216 + t * (-0.0551449605 + t * 0.0107644441)
+    p = 0.999981138 + t * (-0.499471774 + t * (0.328242134 + t * (-0.225897804 + t * p)))
+    return tl.maximum(z, 0.0) + t * p * (1.0 / BETA)
 
 
 @triton.jit
 def decay(a):
     """Give one minus the slope of softplus, from its value."""
-    return tl.exp(-BETA * a.to(tl.float32))
+    return tl.exp2(-BETA * _LOG2_E * a.to(tl.float32))
 
 
 @triton.jit

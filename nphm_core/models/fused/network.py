@@ -7,11 +7,12 @@ the largest one of the outputs, so that half precision holds them; that is undon
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from nphm_core.models.fused import network_kernels as kernels
 from nphm_core.models.networks import SKIP_SCALE
@@ -23,8 +24,9 @@ _PLACE = int(kernels.PLACE_COLUMNS.value)
 class Tuning:
     """How the work is cut; results differ by rounding only."""
 
-    products: Literal["kernel", "library"] = "kernel"
-    """By a kernel that finishes the layer too, or by the vendor's library and a kernel behind it."""
+    products: Literal["pointers", "descriptors", "library"] = "pointers"
+    """By a kernel that finishes the layer too, which loads by pointers or by descriptors of matrices (these serve cards
+    since the H100), or by the vendor's library and a kernel behind it."""
     exact_sums: bool = False
     """Have the library's products in float32: with half precision they are rounded once more."""
     rows: int = 128
@@ -122,9 +124,11 @@ class _Call:
         place = self.weights[layer][:, self.n_skip :]
         given = (bias, self.points, place, out, self.n_rows, shape.per_head, SKIP_SCALE)
         constants = {"SKIP": is_skip, "N": n, "WIDTH": len(half), "OUT_STRIDE": out.shape[1], "STRIDE": half.shape[1]}
-        if self.tuning.products == "kernel":
+        if self.tuning.products != "library":
+            tile = self._launch(k)
+            factors = self._factors(a[:, :k], half[:n, :k], (tile["COLUMNS"], tile["BK"]))
             kernels.linear_kernel[self._grid(len(half))](
-                a, half, *given, K=k, IN_STRIDE=a.shape[1], **constants, **self._launch(k)
+                *factors, *given, K=k, IN_STRIDE=a.shape[1], **constants, **tile
             )
             return
         product = torch.empty_like(out, dtype=torch.float32) if self.tuning.exact_sums else out
@@ -162,10 +166,10 @@ class _Call:
         below = self._empty(_up(n))
         given = (a, below, *sums.of(layer - 1), SKIP_SCALE if is_skip else 1.0)
         constants = {"N": n, "WIDTH": _up(n), "A_STRIDE": a.shape[1], "SUM_STRIDE": self.n_hidden}
-        if self.tuning.products == "kernel":
-            kernels.back_kernel[self._grid(_up(n))](
-                z, half, *given, K=z.shape[1], STRIDE=half.shape[1], **constants, **self._launch(z.shape[1])
-            )
+        if self.tuning.products != "library":
+            k, tile = z.shape[1], self._launch(z.shape[1])
+            factors = self._factors(z, half[:k], (tile["BK"], tile["COLUMNS"]))
+            kernels.back_kernel[self._grid(_up(n))](*factors, *given, K=k, STRIDE=half.shape[1], **constants, **tile)
             return below
         product = torch.empty_like(below, dtype=torch.float32) if self.tuning.exact_sums else below
         _multiply(z, half[:, : _up(n)], product)
@@ -175,12 +179,20 @@ class _Call:
     def _empty(self, width: int) -> Tensor:
         return torch.empty(self.n_rows, width, dtype=torch.float16, device=self.points.device)
 
+    def _factors(self, left: Tensor, right: Tensor, block: tuple[int, int]) -> tuple[Any, Any]:
+        """Give a product's factors as its kernel reads them, the second one in blocks."""
+        if self.tuning.products == "pointers":
+            return left, right
+        rows = [self.tile_rows, _depth(left.shape[1], self.tuning.depth)]
+        return TensorDescriptor.from_tensor(left, rows), TensorDescriptor.from_tensor(right, list(block))
+
     def _grid(self, width: int) -> tuple[int, int]:
         return triton.cdiv(width, self.tuning.columns), triton.cdiv(self.n_rows, self.tile_rows)
 
     def _launch(self, k: int) -> dict[str, int]:
         own = self.tuning
         tile = {"ROWS": self.tile_rows, "COLUMNS": own.columns, "BK": _depth(k, own.depth)}
+        tile["DESCRIBED"] = own.products == "descriptors"
         limit = {} if own.max_registers is None else {"maxnreg": own.max_registers}
         return tile | {"num_warps": own.warps, "num_stages": own.stages} | limit
 
@@ -248,12 +260,11 @@ class _Slopes:
     def by_sums(self, sums: _Sums) -> None:
         """Put in those by biases, codes, and the weights' columns for codes."""
         call, skip = self._call, self._call.shape.skip
-        ordinary = sums.of_rows.sum(dim=1)
-        into = [self.biases[layer] for layer in sums.ordinary]
-        torch._foreach_copy_(into, [row[: len(bias)] for row, bias in zip(ordinary, into, strict=True)])
-        by_first, by_skip = sums.of_heads.sum(dim=2)
-        torch.sum(by_first, dim=0, out=self.biases[0])
-        torch.sum(by_skip, dim=0, out=self.biases[skip])
+        by_heads = sums.of_heads.sum(dim=2)
+        by_first, by_skip = by_heads
+        found = [*sums.of_rows.sum(dim=1), *by_heads.sum(dim=1)]
+        into = [self.biases[layer] for layer in (*sums.ordinary, 0, skip)]
+        torch._foreach_copy_(into, [row[: len(bias)] for row, bias in zip(found, into, strict=True)])
         places = call.n_skip + 3
         torch.mm(by_first.t(), call.codes, out=self.weights[0][:, 3:])
         torch.addmm(

@@ -72,6 +72,7 @@ def _product(
     column,
     n_rows,
     BACK: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     K: tl.constexpr,
     N: tl.constexpr,
     IN_STRIDE: tl.constexpr,
@@ -81,28 +82,63 @@ def _product(
     BK: tl.constexpr,
 ):
     """Multiply K columns with a weight (N, K), or going back with a weight (K, N)."""
-    # Rows and columns too many repeat the last one: loads without masks are faster, and nobody stores them.
-    left = rows_in + tl.minimum(row, n_rows - 1)[:, None] * IN_STRIDE
     sums = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for k in range(0, K, BK):
-        c = k + tl.arange(0, BK)
-        if BACK:
-            right = weight + c[:, None] * STRIDE + column[None, :]
+        if DESCRIBED:
+            x, w = _described(rows_in, weight, k, BACK, ROWS, COLUMNS)
         else:
-            right = weight + tl.minimum(column, N - 1)[None, :] * STRIDE + c[:, None]
-        fits = (c < K)[:, None]
-        if BACK and N % COLUMNS != 0:
-            fits = fits & (column < N)[None, :]
-        if K % BK == 0:
-            x = tl.load(left + c[None, :])
-        else:
-            x = tl.load(left + c[None, :], mask=(c < K)[None, :], other=0.0)
-        if K % BK == 0 and (not BACK or N % COLUMNS == 0):
-            w = tl.load(right)
-        else:
-            w = tl.load(right, mask=fits, other=0.0)
+            x, w = _pointed(rows_in, weight, row, column, k, n_rows, BACK, K, N, IN_STRIDE, STRIDE, COLUMNS, BK)
         sums = tl.dot(x, w, sums)
     return sums
+
+
+@triton.jit
+def _described(rows_in, weight, k, BACK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Load the factors of a product by the hardware that copies tiles; beyond the matrices there are zeros."""
+    x = rows_in.load([tl.program_id(1) * ROWS, k])
+    if BACK:
+        w = weight.load([k, tl.program_id(0) * COLUMNS])
+    else:
+        w = weight.load([tl.program_id(0) * COLUMNS, k]).T
+    return x, w
+
+
+@triton.jit
+def _pointed(
+    rows_in,
+    weight,
+    row,
+    column,
+    k,
+    n_rows,
+    BACK: tl.constexpr,
+    K: tl.constexpr,
+    N: tl.constexpr,
+    IN_STRIDE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """Load the factors of a product."""
+    c = k + tl.arange(0, BK)
+    # Rows and columns too many repeat the last one: loads without masks are faster, and nobody stores them.
+    left = rows_in + tl.minimum(row, n_rows - 1)[:, None] * IN_STRIDE + c[None, :]
+    if BACK:
+        right = weight + c[:, None] * STRIDE + column[None, :]
+    else:
+        right = weight + tl.minimum(column, N - 1)[None, :] * STRIDE + c[:, None]
+    fits = (c < K)[:, None]
+    if BACK and N % COLUMNS != 0:
+        fits = fits & (column < N)[None, :]
+    if K % BK == 0:
+        x = tl.load(left)
+    else:
+        x = tl.load(left, mask=(c < K)[None, :], other=0.0)
+    if K % BK == 0 and (not BACK or N % COLUMNS == 0):
+        w = tl.load(right)
+    else:
+        w = tl.load(right, mask=fits, other=0.0)
+    return x, w
 
 
 @triton.jit
@@ -201,6 +237,7 @@ def linear_kernel(
     per_head,
     scale,
     SKIP: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     K: tl.constexpr,
     N: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -211,9 +248,12 @@ def linear_kernel(
     COLUMNS: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """A layer of N columns, and zeros up to WIDTH; with SKIP places come in, all is scaled, and heads have biases."""
+    """A layer of N columns, and zeros up to WIDTH; with SKIP places come in, all is scaled, and heads have biases.
+
+    With DESCRIBED the factors are given by descriptors, not pointers.
+    """
     row, column = _tile(ROWS, COLUMNS)
-    sums = _product(rows_in, weight, row, column, n_rows, False, K, N, IN_STRIDE, STRIDE, ROWS, COLUMNS, BK)
+    sums = _product(rows_in, weight, row, column, n_rows, False, DESCRIBED, K, N, IN_STRIDE, STRIDE, ROWS, COLUMNS, BK)
     _store_activation(
         out, sums, bias, points, by_place, row, column, n_rows, per_head, scale, SKIP, N, WIDTH, OUT_STRIDE, STRIDE,
         ROWS,
@@ -320,6 +360,7 @@ def back_kernel(
     per_head,
     n_slots,
     scale,
+    DESCRIBED: tl.constexpr,
     K: tl.constexpr,
     N: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -332,7 +373,8 @@ def back_kernel(
 ):
     """From the slopes before a layer's softplus to those before the layer below, N of WIDTH columns, and their sums."""
     row, column = _tile(ROWS, COLUMNS)
-    total = _product(by_out, weight, row, column, n_rows, True, K, WIDTH, K, STRIDE, ROWS, COLUMNS, BK) * scale
+    total = _product(by_out, weight, row, column, n_rows, True, DESCRIBED, K, WIDTH, K, STRIDE, ROWS, COLUMNS, BK)
+    total = total * scale
     _store_slope(z, total, a, sums, row, column, n_rows, per_head, n_slots, N, WIDTH, A_STRIDE, SUM_STRIDE, ROWS)
 
 
