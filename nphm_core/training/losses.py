@@ -143,7 +143,7 @@ def _expression_terms_by_kernel(
 
 def points_in_space(fraction: Float[Tensor, "n_scans n_space 3"]) -> Float[Tensor, "n_scans n_space 3"]:
     """Turn random numbers in [0, 1) into points of the cube in which no deformation is wanted."""
-    return 2 * _SPACE_RANGE * fraction - _SPACE_RANGE
+    return (fraction - 0.5) * (2 * _SPACE_RANGE)
 
 
 def _weighted(terms: dict[str, Tensor], settings: TrainIdentityConfig | TrainExpressionConfig) -> Float[Tensor, ""]:
