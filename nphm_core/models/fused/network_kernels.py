@@ -331,10 +331,7 @@ def return_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """From the slopes by the few outputs, divided by the largest, to those before the last softplus, and their sums.
-
-    The divided slopes are stored too, in rows of 16.
-    """
+    """From the slopes by the few outputs, divided by the largest and put in rows of 16, to those before a softplus."""
     row, column = _tile(ROWS, COLUMNS)
     inside = row < n_rows
     scale = 1.0 / tl.maximum(tl.load(largest), 1e-30)
@@ -374,8 +371,9 @@ def back_kernel(
     """From the slopes before a layer's softplus to those before the layer below, N of WIDTH columns, and their sums."""
     row, column = _tile(ROWS, COLUMNS)
     total = _product(by_out, weight, row, column, n_rows, True, DESCRIBED, K, WIDTH, K, STRIDE, ROWS, COLUMNS, BK)
-    total = total * scale
-    _store_slope(z, total, a, sums, row, column, n_rows, per_head, n_slots, N, WIDTH, A_STRIDE, SUM_STRIDE, ROWS)
+    _store_slope(
+        z, total * scale, a, sums, row, column, n_rows, per_head, n_slots, N, WIDTH, A_STRIDE, SUM_STRIDE, ROWS
+    )
 
 
 @triton.jit
