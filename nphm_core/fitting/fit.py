@@ -156,12 +156,13 @@ def _posed(
     rng: np.random.Generator,
 ) -> list[tuple[Prepared, ...]]:
     """Find a pose for each scan: candidates, a coarse fit from each of them, the best."""
-    search = StartSearch(*mean_head_points(head, generator=generator))
-    means = head.identity.anchors(head.identity_prior.mean[None])[0].double().cpu().numpy()
+    # PyTorch's number of threads is what the command was given.
+    n_threads = max(1, torch.get_num_threads())
     flat = _flat(problems)
+    search = StartSearch(*mean_head_points(head, generator=generator), n_threads=max(1, n_threads // len(flat)))
+    means = head.identity.anchors(head.identity_prior.mean[None])[0].double().cpu().numpy()
     rngs = rng.spawn(len(flat))
-    # The search is a tree's, which runs beside others; PyTorch's number of threads is what the command was given.
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
+    with ThreadPoolExecutor(max_workers=n_threads) as pool:
         found = pool.map(lambda o, r: prepare(o[1], search, means, settings, rng=r), flat, rngs)
         scans = [(subject, scan) for (subject, _), scan in zip(flat, found, strict=True)]
     # Each candidate is a subject of its own.
