@@ -6,6 +6,7 @@ to (Gaspari and Cohn 1999, Quarterly Journal of the Royal Meteorological Society
 remains is shrunk towards its diagonal (Ledoit and Wolf 2004). How far is chosen by the likelihood of codes left out.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,7 @@ class GaussianPrior(nn.Module):
         self.register_buffer("factor", factor)
         self.register_buffer("basis", basis)
         self.register_buffer("deviation", deviation)
+        self._known: dict[str, tuple[Tensor, int, Tensor]] = {}
 
     @classmethod
     def from_codes(
@@ -80,15 +82,30 @@ class GaussianPrior(nn.Module):
         return len(self.mean)
 
     def precision(self) -> Float[Tensor, "n_code n_code"]:
-        """Give the inverse of the covariance, in float64."""
-        return torch.cholesky_inverse(self.factor.double())
+        """Give the inverse of the covariance, in float64; not to be changed, for it is kept."""
+        return self._kept("precision", lambda: torch.cholesky_inverse(self.factor.double()))
 
     def strongest(self, n: int) -> Float[Tensor, "n_code k"]:
         """Give the at most n directions of the largest variance, each as long as its standard deviation."""
+        directions = self._kept("directions", self._directions)
+        return directions[:, : min(n, self.n_code)]
+
+    def _directions(self) -> Float[Tensor, "n_code n_code"]:
         wide = self.factor.double()
         variance, directions = torch.linalg.eigh(wide @ wide.T)
-        order = torch.arange(self.n_code - 1, max(self.n_code - 1 - n, -1), -1, device=wide.device)
-        return (directions[:, order] * variance[order].clamp_min(0).sqrt()).to(self.factor)
+        return (directions * variance.clamp_min(0).sqrt()).flip(1).to(self.factor)
+
+    def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Give what depends on the factor only, computed anew when that was changed or replaced.
+
+        Every fit asks, and a decomposition takes a tenth of a second; changes through `factor.data` go unnoticed.
+        """
+        known = self._known.get(name)
+        # Comparing objects: an address may be used again.
+        if known is None or known[0] is not self.factor or known[1] != self.factor._version:
+            known = self.factor, self.factor._version, compute()
+            self._known[name] = known
+        return known[2]
 
     def mahalanobis_sq(self, code: Float[Tensor, "n n_code"]) -> Float[Tensor, " n"]:
         """Give squared distances from the mean in standard deviations; differentiable."""
