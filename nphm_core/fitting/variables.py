@@ -6,6 +6,7 @@ than others are filled up with points of weight zero.
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,12 +37,12 @@ class Clouds:
     """Expected logarithm of the scale from cloud to canonical space."""
     log_scale_std: Float[Tensor, " n_rows"]
 
-    @property
+    @cached_property
     def n_subjects(self) -> int:
         """Number of subjects."""
         return int(self.subject.max()) + 1
 
-    @property
+    @cached_property
     def n_slots(self) -> int:
         """Largest number of scans of a subject."""
         return int(self.slot.max()) + 1

@@ -81,12 +81,16 @@ class StackedNetworks(nn.Module):
 
         Row `head * n_members + member` of the result belongs to that member of that head.
         """
-        # One network is the same for all: no rows to take, and none to sum on the way back.
-        of_member = (lambda rows: rows) if self.n_networks == 1 else (lambda rows: rows[network])
-        first = of_member(self.weights[0][:, :, self.n_point :])
-        skip = of_member(self.weights[self.skip][:, :, -self.n_code :]) * SKIP_SCALE
-        with_first = torch.einsum("bmc,mhc->bmh", codes, first) + of_member(self.biases[0])
-        with_skip = torch.einsum("bmc,mhc->bmh", codes, skip) + of_member(self.biases[self.skip])
+        first, skip = self.weights[0][:, :, self.n_point :], self.weights[self.skip][:, :, -self.n_code :] * SKIP_SCALE
+        by_first, by_skip = self.biases[0], self.biases[self.skip]
+        if self.n_networks == 1:
+            # One network is the same for all: no rows to take, and none to sum on the way back.
+            rows = codes[:, 0]
+            return FoldedCodes(
+                functional.linear(rows, first[0], by_first[0]), functional.linear(rows, skip[0], by_skip[0])
+            )
+        with_first = torch.einsum("bmc,mhc->bmh", codes, first[network]) + by_first[network]
+        with_skip = torch.einsum("bmc,mhc->bmh", codes, skip[network]) + by_skip[network]
         return FoldedCodes(with_first.flatten(0, 1), with_skip.flatten(0, 1))
 
     def fold_rows(self, codes: Float[Tensor, "n_rows n_code"], groups: RowGroups) -> FoldedCodes:
@@ -124,8 +128,26 @@ class StackedNetworks(nn.Module):
             activation, slope = softplus_and_slope(product if bias is None else product + bias)
             slopes.append(slope)
         value = self._linear(self.n_layers - 1, activation, points, codes, groups)[0]
+        if self.n_networks == 1:
+            return value, self._pulled_back_together(slopes)
         rows = [self._pulled_back(out, slopes, groups) for out in range(self.n_out)]
         return value, torch.stack(rows, dim=1)
+
+    def _pulled_back_together(self, slopes: list[Tensor]) -> Float[Tensor, "n_rows n_out n_point"]:
+        """Pull all outputs of one network back at once: the same products, in a third of the calls for three outputs."""
+        by_activation: Tensor = self.weights[-1][0, :, None]
+        by_skip: Tensor | None = None
+        for layer in range(self.n_layers - 2, 0, -1):
+            weight = self.weights[layer][0]
+            by_pre = by_activation * slopes[layer]
+            if layer == self.skip:
+                width = weight.shape[1] - self.n_point - self.n_code
+                both = by_pre @ (weight[:, : width + self.n_point] * SKIP_SCALE)
+                by_activation, by_skip = both.split([width, self.n_point], dim=2)
+            else:
+                by_activation = by_pre @ weight
+        by_point = (by_activation * slopes[0]) @ self.weights[0][0, :, : self.n_point]
+        return (by_point if by_skip is None else by_point + by_skip).transpose(0, 1)
 
     def _pulled_back(self, out: int, slopes: list[Tensor], groups: RowGroups) -> Float[Tensor, "n_rows n_point"]:
         # From the last layer to the first: the derivative of one output by each layer's input.
@@ -233,6 +255,8 @@ def _code_bias(bias: Tensor, groups: RowGroups, n_rows: int) -> Float[Tensor, "n
 
 def _grouped(rows: Tensor, weight: Tensor, groups: RowGroups, bias: Tensor | None = None) -> Tensor:
     """Multiply rows with the weights of their network, and add its bias."""
+    if len(weight) == 1 and groups.blocks is None:
+        return functional.linear(rows, weight[0], None if bias is None else bias[0])
     if groups.blocks is not None:
         return _BlockLinear.apply(rows, weight, bias, groups.blocks)
     return _GroupedLinear.apply(rows, weight, bias, groups.starts)
@@ -260,6 +284,9 @@ class _BlockLinear(torch.autograd.Function):
         by_rows = by_weight = by_bias = None
         if needs_rows:
             by_rows = torch.bmm(blocked, weight.index_select(0, blocks)).flatten(0, 1)
+        if not (needs_weight or needs_bias):
+            # Networks that are not trained, as in a fit.
+            return by_rows, None, None, None
         of_network = functional.one_hot(blocks, len(weight)).to(by_out.dtype).t()
         if needs_weight:
             by_block = torch.bmm(blocked.transpose(1, 2), rows.view(len(blocks), BLOCK_ROWS, -1))
