@@ -1,8 +1,9 @@
 """Poses to start a linear head's fit from: trimmed ICP of the mean head from many turns and sizes.
 
 Points are aligned to a fixed set of the mean head's surface points, so the search tree is built once, and all starts
-take a step together: hundreds of them cost half a second on one core. Trimming keeps hair, clothes and what the mean head lacks out of it (Chetverikov et al.,
-ICPR 2002). Aligned is the head to the points and not the points to the head: shrinking would bring all points near it.
+take a step together: hundreds of them cost less than a second. Trimming keeps hair, clothes and what the mean head
+lacks out of it (Chetverikov et al., ICPR 2002). Aligned is the head to the points and not the points to the head:
+shrinking would bring all points near it.
 """
 
 from dataclasses import dataclass

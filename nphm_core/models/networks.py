@@ -134,7 +134,7 @@ class StackedNetworks(nn.Module):
         return value, torch.stack(rows, dim=1)
 
     def _pulled_back_together(self, slopes: list[Tensor]) -> Float[Tensor, "n_rows n_out n_point"]:
-        """Pull all outputs of one network back at once: the same products, in a third of the calls for three outputs."""
+        """Pull all outputs of one network back at once: the same products in fewer calls."""
         by_activation: Tensor = self.weights[-1][0, :, None]
         by_skip: Tensor | None = None
         for layer in range(self.n_layers - 2, 0, -1):
