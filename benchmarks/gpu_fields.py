@@ -1,7 +1,9 @@
 """Parts of the GPU benchmark that ask fields: queries, meshes, fits."""
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -210,7 +212,7 @@ def fits(bench: Bench) -> None:
         with_kernel(head.identity, kernel)
         for _ in range(2):
             generator = torch.Generator("cuda").manual_seed(0)
-            with matrix_precision(precision):
+            with matrix_precision(precision), _phases(bench):
                 torch.cuda.synchronize()
                 started = time.perf_counter()
                 found = fit_heads(head, [(observation,)], settings, generator=generator)[0]
@@ -219,3 +221,22 @@ def fits(bench: Bench) -> None:
         bench.note("fit of a scan, s", column, seconds)
         bench.note("fit of a scan, median residual mm", column, found.residual_mm[0])
     bench.note("fit of a scan, s", "bar", float(_BARS["fit of a scan, s"]))
+
+
+@contextmanager
+def _phases(bench: Bench) -> Iterator[None]:
+    """Print what a fit logs of its phases: they end with values on the host, so their times are the device's too."""
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            bench.say("    " + record.getMessage())
+
+    log, said = logging.getLogger("nphm_core.fitting"), Said()
+    level = log.level
+    log.setLevel(logging.DEBUG)
+    log.addHandler(said)
+    try:
+        yield
+    finally:
+        log.removeHandler(said)
+        log.setLevel(level)

@@ -63,6 +63,8 @@ class HeadEnergy:
     def __init__(self, head: NeuralHead, clouds: Clouds, priors: CodePriors, settings: FitConfig) -> None:
         """Hold all that stays the same."""
         self.head, self.clouds, self.priors, self.settings = head, clouds, priors, settings
+        self.n_evaluations = 0
+        """Of canonical points and residuals, so far."""
         n = clouds.weights.sum(dim=1)
         self._surface_weight = (settings.n_independent / n).clamp_max(1.0)
         n_anchors = clouds.anchor_weights.sum(dim=1).clamp_min(1.0)
@@ -72,8 +74,15 @@ class HeadEnergy:
         self._anchor_ids = torch.arange(clouds.anchors.shape[1], device=n.device).expand(len(n), -1)
 
     @torch.no_grad()
-    def evaluate(self, variables: Variables, start: Roots | None = None, *, restart: bool = False) -> Evaluation:
-        """Find canonical points, from those of nearby variables if given, and measure all residuals."""
+    def evaluate(
+        self,
+        variables: Variables,
+        start: Roots | Float[Tensor, "n_rows n_points 3"] | None = None,
+        *,
+        restart: bool = False,
+    ) -> Evaluation:
+        """Find canonical points, from those of nearby variables or from guesses if given; measure all residuals."""
+        self.n_evaluations += 1
         clouds = self.clouds
         pose = Pose(variables.rotation, variables.translation, variables.log_scale)
         roots = find_roots(
@@ -87,6 +96,24 @@ class HeadEnergy:
             restart=restart,
         )
         return self.measured(variables, roots)
+
+    @torch.no_grad()
+    def guesses(
+        self, variables: Variables, other: Clouds, found: Evaluation
+    ) -> Float[Tensor, "n_rows n_points 3"] | None:
+        """Guess canonical points from those that were found for other points of the same scans, by the nearest one."""
+        if found.roots is None:
+            return None
+        pose = Pose(variables.rotation, variables.translation, variables.log_scale)
+        here, there = pose.apply(self.clouds.points), pose.apply(other.points)
+        known = found.roots.converged & (other.weights > 0)
+        nearest = torch.cdist(here, there).masked_fill(~known[:, None], torch.inf).argmin(dim=2)
+        offset = torch.where(known[..., None], found.roots.points - there, 0.0)
+        return here + offset.gather(1, nearest[..., None].expand(-1, -1, 3))
+
+    def lacks_roots(self, found: Evaluation) -> bool:
+        """Tell whether points have no canonical point yet."""
+        return found.roots is not None and not bool((found.roots.converged | (self.clouds.weights == 0)).all())
 
     def measured(self, variables: Variables, roots: Roots | None) -> Evaluation:
         """Measure all residuals at known canonical points; differentiable by the variables."""

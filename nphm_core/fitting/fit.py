@@ -30,6 +30,7 @@ from nphm_core.fitting.energy import HeadEnergy, Kernel
 from nphm_core.fitting.linear_start import StartSearch
 from nphm_core.fitting.mean_head import mean_head_points
 from nphm_core.fitting.observations import Observation, checked_observation
+from nphm_core.fitting.roots import Roots
 from nphm_core.fitting.solver import Minimum, minimise
 from nphm_core.fitting.variables import Bases, Basis, Clouds, Variables
 from nphm_core.models.neural_head import NeuralHead
@@ -103,23 +104,38 @@ def _fit(
     priors = CodePriors.of(head, settings)
     checked = [tuple(checked_observation(o) for o in scans) for scans in problems]
     span = _span(head)
+    log.debug("priors after %.2f s", time.perf_counter() - started)
     prepared = _posed(head, checked, priors, span, settings, generator, rng)
-    log.debug("poses after %.1f s", time.perf_counter() - started)
+    log.debug("poses after %.2f s", time.perf_counter() - started)
     early = settings.model_copy(update={"n_points": min(_N_EARLY_POINTS, settings.n_points)})
     energy = _energy(head, prepared, priors, early, rng)
     variables = start_variables(head, prepared, energy.clouds)
     found = minimise(energy, variables, span, _SPAN_STEPS, anneal=True, robust_mm=settings.robust_mm)
-    log.debug("span after %.1f s", time.perf_counter() - started)
+    log.debug("span after %.2f s", time.perf_counter() - started)
     energies, n_steps = list(found.energies), settings.n_steps
+    start: Roots | Tensor | None = found.found.roots
     if early.n_points < settings.n_points:
-        found = minimise(energy, found.variables, _all(head), n_steps, anneal=False, robust_mm=settings.robust_mm)
-        log.debug("all codes after %.1f s", time.perf_counter() - started)
+        found = _freed(energy, found, n_steps, settings, start)
+        log.debug("all codes after %.2f s", time.perf_counter() - started)
         energies += found.energies
+        known = energy.clouds
         energy, n_steps = _energy(head, prepared, priors, settings, rng), -(-n_steps // _LAST_SHARE)
-    best = minimise(energy, found.variables, _all(head), n_steps, anneal=False, robust_mm=settings.robust_mm)
+        start = energy.guesses(found.variables, known, found.found)
+    best = _freed(energy, found, n_steps, settings, start)
+    log.debug("all points after %.2f s", time.perf_counter() - started)
     energies += best.energies
     seconds = (time.perf_counter() - started) / len(problems)
     return _results(prepared, energy.clouds, replace(best, energies=energies), seconds)
+
+
+def _freed(
+    energy: HeadEnergy, found: Minimum, n_steps: int, settings: FitConfig, start: Roots | Tensor | None
+) -> Minimum:
+    """Move all numbers of the codes."""
+    everything = _all(energy.head)
+    return minimise(
+        energy, found.variables, everything, n_steps, anneal=False, robust_mm=settings.robust_mm, start=start
+    )
 
 
 def _energy(
@@ -159,12 +175,15 @@ def _posed(
     # PyTorch's number of threads is what the command was given.
     n_threads = max(1, torch.get_num_threads())
     flat = _flat(problems)
+    marks = [time.perf_counter()]
     search = StartSearch(*mean_head_points(head, generator=generator), n_threads=max(1, n_threads // len(flat)))
+    marks.append(time.perf_counter())
     means = head.identity.anchors(head.identity_prior.mean[None])[0].double().cpu().numpy()
     rngs = rng.spawn(len(flat))
     with ThreadPoolExecutor(max_workers=n_threads) as pool:
         found = pool.map(lambda o, r: prepare(o[1], search, means, settings, rng=r), flat, rngs)
         scans = [(subject, scan) for (subject, _), scan in zip(flat, found, strict=True)]
+    marks.append(time.perf_counter())
     # Each candidate is a subject of its own.
     singles: list[tuple[Prepared, ...]] = [(replace(c, pose=pose),) for _, c in scans for pose in c.candidates]
     few = settings.model_copy(update={"n_points": _N_COARSE_POINTS})
@@ -172,6 +191,8 @@ def _posed(
     start = start_variables(head, singles, energy.clouds)
     coarse = minimise(energy, start, span, _COARSE_STEPS, anneal=True, robust_mm=_COARSE_ROBUST_MM)
     value = _comparable(energy, coarse, settings)
+    marks.append(time.perf_counter())
+    log.debug("mean head %.2f s, search for starts %.2f s, coarse fits %.2f s", *np.diff(marks))
     poses = _similarities(coarse.variables)
     out: list[list[Prepared]] = [[] for _ in problems]
     first = 0

@@ -55,7 +55,7 @@ def find_roots(
     *,
     n_steps: int,
     tolerance: float,
-    start: Roots | None = None,
+    start: Roots | Float[Tensor, "n_heads n_points 3"] | None = None,
     restart: bool = False,
 ) -> Roots | None:
     """Find the canonical points of a forward model; None for models that need none."""

@@ -3,13 +3,16 @@
 Broyden's method from a start near the root, with the analytic 3x3 Jacobian at the beginning of every round, so that
 Newton's method takes over where Broyden's estimate has gone astray (SNARF, Chen et al., ICCV 2021, has the estimate
 only). Every point keeps its best iterate; a step that does not improve it is shortened. Points that are found leave the
-computation: after each round the rest is moved together, which costs one synchronisation a round and not one a step.
-Points that no round finds are started again from places around them. Canonical units.
+computation after each round. Whether any is left is asked after every step: on a GPU the answer has to be waited for,
+but a step is sixty calls, and from the roots of nearby codes one or two steps suffice. Points that no round finds are
+started again from places around them. Those that had no root at nearby codes get one round: two or three points of a
+thousand have none, and would make every search as long as it may be. Canonical units.
 
 A root depends on codes, pose and observed point. `attached` gives it with the gradients of the implicit function
 theorem: one more step of Newton's method in which only the residual carries gradients.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -17,7 +20,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nphm_core.models.expression_field import ExpressionField
+
 _STEPS_A_ROUND = 4
+_WARM_STEPS = 8
+"""At most, from the roots of nearby codes, unless the search is to be thorough."""
 _MAX_STEP = 0.1
 _MIN_STEP_SHARE = 0.05
 _MIN_DETERMINANT = 1e-3
@@ -55,10 +62,21 @@ class Roots:
 class _Search:
     """What stays the same in a search."""
 
-    field: DeformationField
-    condition: Float[Tensor, "n_heads n_condition"]
-    expression_code: Float[Tensor, "n_heads n_code"]
+    deformation: Callable[[Tensor], Tensor]
+    deformation_and_jacobian: Callable[[Tensor], tuple[Tensor, Tensor]]
     tolerance: float
+
+    @classmethod
+    def of(cls, field: DeformationField, condition: Tensor, expression_code: Tensor, tolerance: float) -> "_Search":
+        """Search in a field at some codes."""
+        if isinstance(field, ExpressionField):
+            fixed = field.at(condition, expression_code)
+            return cls(fixed.deformation, fixed.deformation_and_jacobian, tolerance)
+        return cls(
+            lambda points: field.deformation(points, condition, expression_code),
+            lambda points: field.deformation_and_jacobian(points, condition, expression_code),
+            tolerance,
+        )
 
 
 @dataclass
@@ -87,9 +105,9 @@ def find_canonical(
     Roots of nearby codes save the first Jacobian as well. Carries no gradients; see `attached`. A point counts as
     found when its distance is at most `tolerance`.
     """
-    search = _Search(field, condition, expression_code, tolerance)
+    search = _Search.of(field, condition, expression_code, tolerance)
     if isinstance(start, Roots):
-        state = _searched(search, observed, start.points, n_steps, start.inverse_jacobian)
+        state = _searched(search, observed, start.points, n_steps, start, is_thorough=restart)
     else:
         begin = observed if start is None else torch.where(torch.isfinite(start), start, observed)
         state = _searched(search, observed, begin, n_steps)
@@ -123,51 +141,88 @@ def inverse_matrices(matrices: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*b
     return rows / (sign * determinant.abs().clamp_min(_MIN_DETERMINANT))[..., None, None]
 
 
-def _searched(search: _Search, observed: Tensor, start: Tensor, n_steps: int, inverse: Tensor | None = None) -> _State:
-    """Run rounds until all points are found or the steps are used up."""
-    if inverse is None:
+def _searched(
+    search: _Search,
+    observed: Tensor,
+    start: Tensor,
+    n_steps: int,
+    nearby: Roots | None = None,
+    *,
+    is_thorough: bool = True,
+) -> _State:
+    """Run rounds until all points are found or the steps are used up.
+
+    With roots of nearby codes, unless it is thorough, what has none there gets one round.
+    """
+    lost = None
+    if nearby is not None and not is_thorough:
+        lost, n_steps = ~nearby.converged, min(n_steps, _WARM_STEPS)
+    hopeless: Tensor | None = None
+    if nearby is None:
         state = _linearised(search, observed, start)
     else:
-        offset = search.field.deformation(start, search.condition, search.expression_code)
-        state = _State(start, start + offset - observed, inverse)
+        offset = search.deformation(start)
+        state = _State(start, start + offset - observed, nearby.inverse_jacobian)
     done = 0
     while done < n_steps:
-        ids = _unfinished(state, search.tolerance)
-        if ids.shape[1] == 0:
+        ids = _unfinished(state, search.tolerance, hopeless)
+        n_left = observed.shape[1] if ids is None else ids.shape[1]
+        if n_left == 0:
             break
-        part = _State(_taken(state.points, ids), _taken(state.residual, ids), _taken(state.inverse, ids))
-        part_observed = _taken(observed, ids)
+        part, part_observed, part_hopeless = state, observed, lost
+        if ids is not None:
+            part = _State(_taken(state.points, ids), _taken(state.residual, ids), _taken(state.inverse, ids))
+            part_observed = _taken(observed, ids)
+            part_hopeless = None if lost is None else _taken(lost, ids)
         if done:
             part = _linearised(search, part_observed, part.points)
         n_round = min(_STEPS_A_ROUND, n_steps - done)
-        _put(state, ids, _stepped(search, part_observed, part, n_round))
+        part = _stepped(search, part_observed, part, n_round, part_hopeless)
+        if ids is None:
+            state = part
+        else:
+            _put(state, ids, part)
         done += n_round
+        hopeless = lost
     return state
 
 
 def _linearised(search: _Search, observed: Tensor, points: Tensor) -> _State:
-    offset, jacobian = search.field.deformation_and_jacobian(points, search.condition, search.expression_code)
+    offset, jacobian = search.deformation_and_jacobian(points)
     eye = torch.eye(3, dtype=points.dtype, device=points.device)
     return _State(points, points + offset - observed, inverse_matrices(eye + jacobian))
 
 
-def _stepped(search: _Search, observed: Tensor, state: _State, n_steps: int) -> _State:
-    """Take steps of Broyden's method; the state holds the best iterate of each point at any time."""
+def _stepped(search: _Search, observed: Tensor, state: _State, n_steps: int, hopeless: Tensor | None = None) -> _State:
+    """Take steps of Broyden's method; the state holds the best iterate of each point at any time.
+
+    Ends before all steps are taken when no point is left to be found but hopeless ones.
+    """
     share = torch.ones_like(state.points[..., :1])
-    for _ in range(n_steps):
+    distance = state.residual.norm(dim=2, keepdim=True)
+    for k in range(n_steps):
+        if k and not _is_any_left(distance[..., 0], search.tolerance, hopeless):
+            break
         newton = -(state.inverse @ state.residual[..., None])[..., 0]
         length = newton.norm(dim=2, keepdim=True)
         step = newton * (share * (_MAX_STEP / length.clamp_min(_MAX_STEP)))
         points = state.points + step
-        offset = search.field.deformation(points, search.condition, search.expression_code)
+        offset = search.deformation(points)
         residual = points + offset - observed
         inverse = _updated_inverse(state.inverse, step, residual - state.residual)
-        better = residual.norm(dim=2, keepdim=True) < state.residual.norm(dim=2, keepdim=True)
+        length = residual.norm(dim=2, keepdim=True)
+        better = length < distance
         share = torch.where(better, (2 * share).clamp_max(1.0), (0.5 * share).clamp_min(_MIN_STEP_SHARE))
         state = _State(
             torch.where(better, points, state.points), torch.where(better, residual, state.residual), inverse
         )
+        distance = torch.where(better, length, distance)
     return state
+
+
+def _is_any_left(distance: Tensor, tolerance: float, hopeless: Tensor | None) -> bool:
+    left = distance > tolerance
+    return bool((left if hopeless is None else left & ~hopeless).any())
 
 
 def _updated_inverse(inverse: Tensor, step: Tensor, change: Tensor) -> Tensor:
@@ -181,16 +236,27 @@ def _updated_inverse(inverse: Tensor, step: Tensor, change: Tensor) -> Tensor:
     return torch.where(safe[..., None], updated, inverse)
 
 
-def _unfinished(state: _State, tolerance: float) -> Int[Tensor, "n_heads n_largest"]:
-    """List the unfinished points of each head; heads with fewer of them get finished ones to fill up."""
+def _unfinished(
+    state: _State, tolerance: float, hopeless: Bool[Tensor, "n_heads n"] | None = None
+) -> Int[Tensor, "n_heads n_largest"] | None:
+    """List the unfinished points of each head; None for all points.
+
+    Heads with fewer of them get finished ones to fill up.
+    """
     active = state.residual.norm(dim=2) > tolerance
+    if hopeless is not None:
+        active = active & ~hopeless
     n_largest = int(active.sum(dim=1).max()) if active.numel() else 0
+    if n_largest == active.shape[1] > 0:
+        return None
     return active.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :n_largest]
 
 
 def _restarted(search: _Search, observed: Tensor, state: _State, n_steps: int) -> _State:
     """Search again for the points that were not found, from four corners of a tetrahedron around them."""
     ids = _unfinished(state, search.tolerance)
+    if ids is None:
+        ids = torch.arange(observed.shape[1], device=observed.device).expand(len(observed), -1)
     n_left = ids.shape[1]
     if n_left == 0:
         return state

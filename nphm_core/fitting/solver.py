@@ -24,6 +24,8 @@ _ANNEALED_SHARE = 0.5
 _MAX_TRIALS = 4
 _CONVERGED = 2e-4
 _N_STILL = 2
+_STEPS_A_RESCUE = 3
+"""Points without a canonical point are searched for from other places every so many steps; a trial gives up early."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,26 @@ class Minimum:
 
 
 def minimise(
-    energy: HeadEnergy, variables: Variables, bases: Bases, n_steps: int, *, anneal: bool, robust_mm: float
+    energy: HeadEnergy,
+    variables: Variables,
+    bases: Bases,
+    n_steps: int,
+    *,
+    anneal: bool,
+    robust_mm: float,
+    start: Roots | Float[Tensor, "n_rows n_points 3"] | None = None,
 ) -> Minimum:
-    """Move variables along bases until the energy of no subject falls any more, or the steps are used up."""
-    found = energy.evaluate(variables, restart=True)
+    """Move variables along bases until the energy of no subject falls any more, or the steps are used up.
+
+    Canonical points are searched for from `start`, where something is known of them.
+    """
+    found = energy.evaluate(variables, start, restart=True)
     damping = torch.full((energy.clouds.n_subjects,), 1e-3, dtype=torch.float64, device=variables.identity.device)
     energies: list[Tensor] = []
     n_still = 0
     for step in range(n_steps):
+        if step % _STEPS_A_RESCUE == _STEPS_A_RESCUE - 1 and energy.lacks_roots(found):
+            found = energy.evaluate(variables, found.roots, restart=True)
         progress = min(1.0, step / max(1.0, _ANNEALED_SHARE * n_steps)) if anneal else 1.0
         scale = max(KERNEL_START_MM, robust_mm) ** (1 - progress) * robust_mm**progress
         kernel = Kernel(scale, energy.spread_mm(found))
@@ -55,6 +69,7 @@ def minimise(
         n_still = n_still + 1 if progress >= 1 and still else 0
         if n_still >= _N_STILL:
             break
+    log.debug("%d steps, %d evaluations", len(energies), energy.n_evaluations)
     return Minimum(variables, found, energies)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nphm_core.config import ExpressionModelConfig
 from nphm_core.models.dispatch import fused_network_values, is_network_fused
 from nphm_core.models.identity_field import N_ANCHORS, whole_rows
-from nphm_core.models.networks import StackedNetworks
+from nphm_core.models.networks import FoldedCodes, RowGroups, StackedNetworks
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,29 @@ class Warp:
 
     offset: Float[Tensor, "n_heads n_points 3"]
     ambient: Float[Tensor, "n_heads n_points n_ambient"]
+
+
+@dataclass(frozen=True)
+class FixedDeformation:
+    """The field of heads whose codes stay the same, asked many times: what codes add is computed once."""
+
+    networks: StackedNetworks
+    codes: FoldedCodes
+
+    def deformation(self, points: Float[Tensor, "n_heads n_points 3"]) -> Float[Tensor, "n_heads n_points 3"]:
+        """Give offsets."""
+        rows = points.flatten(0, 1)
+        values = self.networks.values(rows, self.codes, RowGroups((0, len(rows)), None))
+        return values[:, :3].unflatten(0, points.shape[:2])
+
+    def deformation_and_jacobian(
+        self, points: Float[Tensor, "n_heads n_points 3"]
+    ) -> tuple[Float[Tensor, "n_heads n_points 3"], Float[Tensor, "n_heads n_points 3 3"]]:
+        """Give offsets and their derivatives: entry (i, j) is that of offset i by coordinate j."""
+        rows = points.flatten(0, 1)
+        values, jacobian = self.networks.values_and_jacobian(rows, self.codes, RowGroups((0, len(rows)), None))
+        shape = points.shape[:2]
+        return values[:, :3].unflatten(0, shape), jacobian[:, :3].unflatten(0, shape)
 
 
 class ExpressionField(nn.Module):
@@ -87,7 +110,12 @@ class ExpressionField(nn.Module):
         expression_code: Float[Tensor, "n_heads n_code"],
     ) -> tuple[Float[Tensor, "n_heads n_points 3"], Float[Tensor, "n_heads n_points 3 3"]]:
         """Give offsets and their derivatives: entry (i, j) is that of offset i by coordinate j."""
-        rows, folded, groups = whole_rows(self.networks, points, torch.cat([condition, expression_code], dim=1))
-        values, jacobian = self.networks.values_and_jacobian(rows, folded, groups)
-        shape = points.shape[:2]
-        return values[:, :3].unflatten(0, shape), jacobian[:, :3].unflatten(0, shape)
+        return self.at(condition, expression_code).deformation_and_jacobian(points)
+
+    def at(
+        self, condition: Float[Tensor, "n_heads n_condition"], expression_code: Float[Tensor, "n_heads n_code"]
+    ) -> FixedDeformation:
+        """Fix the codes."""
+        codes = torch.cat([condition, expression_code], dim=1)
+        one = torch.zeros(1, dtype=torch.long, device=codes.device)
+        return FixedDeformation(self.networks, self.networks.fold(codes[:, None], one))

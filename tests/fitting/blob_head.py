@@ -1,5 +1,7 @@
 """A head model that is known exactly: a lopsided blob with a nose, whose codes make bumps, and which a wave bends."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +61,12 @@ class WaveExpression(ExpressionField):
 
     def condition(self, identity_code: Tensor, anchors: Tensor) -> Tensor:
         return 0.1 * identity_code[:, :1]
+
+    def at(self, condition: Tensor, expression_code: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(
+            deformation=lambda points: self.deformation(points, condition, expression_code),
+            deformation_and_jacobian=lambda points: self.deformation_and_jacobian(points, condition, expression_code),
+        )
 
     def deformation(self, points: Tensor, condition: Tensor, expression_code: Tensor) -> Tensor:
         code = (1 + condition) * expression_code

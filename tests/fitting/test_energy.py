@@ -98,6 +98,17 @@ def test_the_true_variables_have_no_distance() -> None:
     assert found.tilt.abs().max() < 1e-3
 
 
+def test_guesses_for_the_same_points_are_their_canonical_points() -> None:
+    energy, variables = problem(blob_head())
+    found = energy.evaluate(variables, restart=True)
+    assert found.roots is not None
+    known = found.roots.converged & (energy.clouds.weights > 0)
+    guess = energy.guesses(variables, energy.clouds, found)
+    assert guess is not None
+    assert known.any()
+    assert (guess - found.roots.points)[known].abs().max() < 1e-5
+
+
 def test_a_smaller_view_of_the_points_is_no_better_fit() -> None:
     energy, variables = problem(blob_head(), anchors=False)
     found = energy.evaluate(variables)

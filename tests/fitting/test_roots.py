@@ -1,6 +1,7 @@
 """Canonical points of warps whose inverse is known, and of the released model's."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,6 +124,30 @@ def test_what_cannot_be_found_keeps_its_best_iterate_and_is_marked() -> None:
     assert bool(torch.isfinite(roots.points).all())
     again = roots.points + Away().deformation(roots.points, none, none) - observed
     assert torch.allclose(again.norm(dim=2), roots.distance, atol=1e-6)
+
+
+def test_what_had_no_root_nearby_gets_one_round_and_what_had_one_gets_all() -> None:
+    class Away(Shear):
+        def deformation(self, points, condition, expression_code):
+            out = super().deformation(points, condition, expression_code)
+            # The first point sees only what is no root.
+            out[:, :1] += 1.0 + (points[:, :1] - 0.5).square() if points.shape[1] > 1 else 5.0
+            return out
+
+    field, code, none = Away(), torch.tensor([[0.2]]), torch.zeros(1, 1)
+    points = some_points(1, 20)
+    observed = points + Shear().deformation(points, none, code)
+    nearby = find_canonical(Shear(), observed, none, code, n_steps=8, tolerance=TOLERANCE)
+    counts = {}
+    for is_found in (True, False):
+        start = replace(nearby, converged=nearby.converged.clone())
+        start.converged[:, 0] = is_found
+        field.n_evaluated.clear()
+        roots = find_canonical(field, observed, none, code, n_steps=12, tolerance=TOLERANCE, start=start, restart=False)
+        assert roots.converged[0].tolist() == [False] + 19 * [True]
+        counts[is_found] = len(field.n_evaluated)
+    assert counts[True] > 8
+    assert counts[False] < 6
 
 
 def test_other_starts_find_what_the_first_misses() -> None:

@@ -72,6 +72,19 @@ def test_the_strongest_directions_are_the_covariance_s_own():
     assert prior.strongest(2).shape == (6, 2)
 
 
+def test_what_is_kept_of_a_covariance_follows_its_changes():
+    prior = GaussianPrior.from_codes(drawn(40, 6))
+    first, precision = prior.strongest(2), prior.precision()
+    assert prior.precision() is precision
+    with torch.no_grad():
+        prior.factor.mul_(2)
+    torch.testing.assert_close(prior.strongest(2), 2 * first)
+    torch.testing.assert_close(prior.precision(), precision / 4)
+    prior.factor = prior.factor / 2
+    torch.testing.assert_close(prior.precision(), precision)
+    assert set(prior.state_dict()) == {"mean", "factor", "basis", "deviation"}
+
+
 def test_chance_correlations_are_faded_and_real_ones_kept():
     independent = drawn(40, 8)
     assert choose_shrinkage(independent, FAR).reach is not None or choose_shrinkage(independent, FAR).share >= 0.9
