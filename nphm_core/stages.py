@@ -119,7 +119,7 @@ MODEL_STAGES = {
     "train_identity": 1,
     "train_expression": 1,
     "train_baselines": 1,
-    "fit": 2,
+    "fit": 3,
     "evaluate_model": 1,
     "report": 1,
 }

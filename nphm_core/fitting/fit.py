@@ -6,7 +6,7 @@ stay in the span of the training codes; the lowest energy wins. Then more points
 kernel narrows. At last all numbers of the codes are free, held by their priors alone: first with the same points, and
 from where that ends with all of them, since a step costs as much as it has points and the last few steps suffice.
 Canonical points are warm-started from step to step, which needs the same points in every step: they are drawn once for
-each of these.
+each of these, and those of a new draw start from what their neighbours in the last one found.
 
 Points may be in any unit and pose. Where the unit is known the scale is held near it; elsewhere the size is found.
 """
