@@ -86,20 +86,22 @@ def _step(
     hessian, gradient = energy.normal_equations(variables, found, kernel, bases)
     diagonal = hessian.diagonal(dim1=1, dim2=2) + 1e-9
     after, done = before, torch.zeros_like(before, dtype=torch.bool)
-    for _ in range(_MAX_TRIALS):
+    for trial in range(_MAX_TRIALS):
         damped = hessian + torch.diag_embed(damping[:, None] * diagonal)
         factor, _ = torch.linalg.cholesky_ex(damped)
         step = torch.cholesky_solve(-gradient[..., None], factor)[..., 0]
         usable = torch.isfinite(step).all(dim=1) & ~done
         step = torch.where(usable[:, None], step, 0.0)
-        trial = moved(variables, step, bases, energy.clouds)
-        got = energy.evaluate(trial, found.roots)
-        value = energy.value(trial, got, kernel)
+        there = moved(variables, step, bases, energy.clouds)
+        got = energy.evaluate(there, found.roots)
+        value = energy.value(there, got, kernel)
         better = usable & (value < before)
-        variables = trial.where(better, variables, energy.clouds)
+        variables = there.where(better, variables, energy.clouds)
         found = mixed(better, got, found, energy.clouds)
         after = torch.where(better, value, after)
-        damping = torch.where(better, (damping / 5).clamp_min(1e-7), torch.where(done, damping, damping * 10))
+        # What had to be raised stays: lowered at once, it would have to be raised again in the next step.
+        eased = (damping / 5).clamp_min(1e-7) if trial == 0 else damping
+        damping = torch.where(better, eased, torch.where(done, damping, damping * 10))
         done = done | better
         if bool(done.all()):
             break
