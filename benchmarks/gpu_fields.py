@@ -1,5 +1,6 @@
 """Parts of the GPU benchmark that ask fields: queries, meshes, fits."""
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -95,7 +96,10 @@ def _tune_steps(bench: Bench) -> None:
     points = points_near(untrained_head(bench.device), 32 * 1693).view(32, 1693, 3)
     code = 0.05 * torch.randn(32, field.n_code, device=bench.device)
     usual = dispatch._spec
-    for tuning in (Tuning(), Tuning(128, 8, 3, 32), Tuning(128, 16, 3, 32), Tuning(64, 8, 4, 32)):
+    for tuning in (
+        Tuning(), Tuning(stages=4), Tuning(stages=2), Tuning(depth=64), Tuning(warps=4), Tuning(columns=256),
+        Tuning(rows=128), Tuning(rows=128, stages=2),
+    ):  # fmt: skip
         dispatch._spec = lambda field, tuning=tuning: replace(usual(field), tuning=tuning)
 
         def call(_: int) -> None:
@@ -117,29 +121,29 @@ def _tune_values(bench: Bench) -> None:
 
     head = untrained_head(bench.device)
     field = head.identity
-    code, points = head.identity_prior.mean[None], points_near(head, 2**17)[None]
+    code, points = head.identity_prior.mean[None], points_near(head, 2**18)[None]
     anchors, codes = dispatch._prepared(field, code)
-    weights, spec = dispatch._weights(field.networks), dispatch._spec(field)
+    weights, spec = dispatch._padded(field), dispatch._spec(field)
     flips = field.member_flip[:, 0].contiguous()
-    exact = field.double().sdf(points.double(), code.double())
-    for rows, warps, stages, depth, at_once in (
-        (64, 8, 3, 32, False), (64, 8, 4, 32, False), (64, 8, 3, 64, False), (128, 8, 3, 32, False),
-        (128, 16, 3, 32, False), (64, 8, 2, 32, True), (128, 8, 2, 32, True), (64, 4, 2, 32, True),
+    twin = copy.deepcopy(field).double()
+    with_kernel(twin, "plain")
+    exact = torch.cat([twin.sdf(part, code.double()) for part in points.double().split(2**16, 1)], dim=1)
+    for tuning in (
+        Tuning(), Tuning(stages=2), Tuning(stages=4), Tuning(depth=64), Tuning(warps=4), Tuning(warps=4, depth=64),
+        Tuning(columns=256), Tuning(rows=128), Tuning(rows=128, stages=2, depth=64), Tuning(at_once=True, stages=2),
+        Tuning(rows=128, at_once=True, stages=2), Tuning(warps=4, at_once=True, stages=2),
+        Tuning(rows=128, warps=16, at_once=True, stages=2), Tuning(rows=256, warps=16, at_once=True, stages=2),
     ):  # fmt: skip
-        spec = replace(spec, tuning=Tuning(rows, warps, stages, depth, at_once))
-        call = lambda _, spec=spec: ensemble.ensemble_values(  # noqa: E731
-            points, anchors, flips, codes.first, codes.skip, weights, spec
+        call = lambda _, tuning=tuning: ensemble.ensemble_values(  # noqa: E731
+            points, anchors, flips, codes.first, codes.skip, weights, spec, tuning
         )
         try:
             error = float((call(0).double() - exact).norm() / exact.norm())
             ms = bench.milliseconds(call, repeats=10)
         except Exception as problem:
-            bench.say(f"{rows} {warps} {stages} {depth} {at_once}: {type(problem).__name__}: {str(problem)[:300]}")
+            bench.say(f"{tuning}: {type(problem).__name__}: {str(problem)[:300]}")
             continue
-        bench.say(
-            f"rows {rows}, warps {warps}, stages {stages}, depth {depth}, at once {at_once}: {ms:.3f} ms, "
-            f"{len(points[0]) / ms / 1000:.1f} M points/s, error {error:.1e}"
-        )
+        bench.say(f"{tuning}: {ms:.3f} ms, {len(points[0]) / ms / 1000:.1f} M points/s, error {error:.1e}")
 
 
 @torch.no_grad()
@@ -166,6 +170,29 @@ def meshes(bench: Bench) -> None:
             if resolution == 256 and kernel == "fused":
                 _compare_dense(bench, sdf, how, found)
         bench.note(quantity, "bar", float(_BARS[quantity]))
+
+
+@torch.no_grad()
+def profile_mesh(bench: Bench) -> None:
+    """Print what an extraction spends its time on, on the device and in launching."""
+    head = head_of(bench)
+    assert isinstance(head.identity, EnsembleField)
+    with_kernel(head.identity, "fused")
+    sdf, how = surface_of(head, bench), Extraction(256)
+    for _ in range(2):
+        extract_surface(sdf, how, device=bench.device)
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    extract_surface(sdf, how, device=bench.device)
+    bench.say(f"{1000 * (time.perf_counter() - started):.1f} ms an extraction, which is profiled now")
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as found:
+        extract_surface(sdf, how, device=bench.device)
+    rows = found.key_averages()
+    bench.say(f"{sum(row.self_device_time_total for row in rows) / 1e3:.1f} ms on the device")
+    for what in ("self_device_time_total", "self_cpu_time_total"):
+        for row in sorted(rows, key=lambda row: -getattr(row, what))[:24]:
+            bench.say(f"{what} {getattr(row, what) / 1e3:8.3f} ms {row.count:6d} x {row.key[:80]}")
 
 
 def _compare_dense(bench: Bench, sdf: Callable[[Tensor], Tensor], how: Extraction, found: Surface) -> None:

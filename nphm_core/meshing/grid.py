@@ -1,6 +1,7 @@
 """The regular grid that a surface is extracted on: where its corners are, and numbers that name them."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -54,8 +55,14 @@ class Grid:
 
     def has_cell(self, corner: Int[Tensor, "*n 3"]) -> Tensor:
         """Mark the corners that are the lowest of a cell inside the box."""
-        return ((corner >= 0) & (corner < corner.new_tensor(self.n_cells))).all(dim=-1)
+        return ((corner >= 0) & (corner < constant(self.n_cells, corner.dtype, corner.device))).all(dim=-1)
 
     def place(self, corner: Tensor) -> Float[Tensor, "*n 3"]:
         """Give the place of corners, or of points counted in cells, in float64."""
-        return corner.double() * self.step + torch.tensor(self.low, dtype=torch.float64, device=corner.device)
+        return corner.double() * self.step + constant(self.low, torch.float64, corner.device)
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Give numbers on a device, which are copied there once: a copy waits for all that the device has to do."""
+    return torch.tensor(values, dtype=dtype, device=device)

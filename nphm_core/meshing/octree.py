@@ -18,15 +18,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nphm_core.meshing.cube_cases import CORNERS, EDGES
-from nphm_core.meshing.grid import Grid
+from nphm_core.meshing.grid import Grid, constant
 
 Field = Callable[[Tensor], Tensor]
 """Signed distances (n), negative inside, of points (n, 3) in float32 on the device of the points."""
 
 _BOUNDED, _EXACT = 1, 2
 
-_CHILDREN = torch.tensor([[i, j, k] for i in range(3) for j in range(3) for k in range(3)])
+_CHILDREN = tuple((i, j, k) for i in range(3) for j in range(3) for k in range(3))
 """Corners of a cell's eight children, in half the cell's edge."""
+
+_CORNERS = tuple(map(tuple, CORNERS.tolist()))
+_EDGES = tuple(map(tuple, EDGES.tolist()))
+_FACES = tuple((axis, side) for axis in range(3) for side in (0, 1))
+_FACE_CORNERS = tuple(tuple((CORNERS[:, axis] == side).nonzero()[0].tolist()) for axis, side in _FACES)
+_FACE_STEPS = tuple(tuple((2 * side - 1) * (k == axis) for k in range(3)) for axis, side in _FACES)
+"""To the neighbour behind each face."""
 
 
 class Known:
@@ -91,15 +98,15 @@ def crossed_cells(
     while stride > 1:
         value = known.at(_corner_keys(cells, stride, grid))
         half_diagonal = 0.5 * math.sqrt(3) * stride * grid.step
-        kept = _changes_sign(value) | (value.abs().amin(dim=1) < safety * half_diagonal)
+        kept = (_changes_sign(value) | (value.abs().amin(dim=1) < safety * half_diagonal)).nonzero()[:, 0]
         cells, value = cells[kept], value[kept]
         stride //= 2
-        inner = grid.key(cells)[:, None] + stride * grid.key(_CHILDREN.to(device))
+        inner = grid.key(cells)[:, None] + stride * grid.key(constant(_CHILDREN, torch.long, device))
         _refine(inner, value, stride * grid.step * safety, known)
         if stride == 1:
             # Of the others no child is crossed.
             cells = cells[_changes_sign(known.at(inner))]
-        cells = (cells[:, None] + stride * torch.as_tensor(CORNERS, device=device)).flatten(0, 1)
+        cells = (cells[:, None] + stride * constant(_CORNERS, torch.long, device)).flatten(0, 1)
         cells = cells[grid.has_cell(cells)]
     crossed, value = _followed(cells, grid, known)
     return CrossedCells(crossed, value, sample.n_evaluations)
@@ -128,7 +135,7 @@ def _coarse_cells(grid: Grid, stride: int, device: torch.device) -> Int[Tensor, 
 
 
 def _corner_keys(cells: Int[Tensor, "n_cells 3"], stride: int, grid: Grid) -> Int[Tensor, "n_cells 8"]:
-    return grid.key(cells)[:, None] + stride * grid.key(torch.as_tensor(CORNERS, device=cells.device))
+    return grid.key(cells)[:, None] + stride * grid.key(constant(_CORNERS, torch.long, cells.device))
 
 
 def _changes_sign(value: Float[Tensor, "n_cells n_corners"]) -> Bool[Tensor, " n_cells"]:
@@ -148,20 +155,21 @@ def _refine(inner: Int[Tensor, "n_cells 27"], value: Float[Tensor, "n_cells 8"],
         torch.full((len(key),), -torch.inf, device=key.device).scatter_reduce_(0, where, room.flatten(), "amax")
         for room in (outside, inside)
     ]
-    is_new = ~known.has(key)
+    is_new = (~known.has(key)).nonzero()[:, 0]
     key, most = key[is_new], [room[is_new] for room in most]
     # Both ways, or neither: it has to be evaluated.
     is_decided = (most[0] > 0) != (most[1] > 0)
-    known.bound(key[is_decided], torch.where(most[0] > 0, most[0], -most[1])[is_decided])
     known.evaluate(key[~is_decided])
+    decided = is_decided.nonzero()[:, 0]
+    known.bound(key[decided], torch.where(most[0] > 0, most[0], -most[1])[decided])
 
 
 def _room(value: Float[Tensor, "n_cells 8"], slope: float) -> tuple[Tensor, Tensor]:
     """Give how far outside and how far inside the children's corners lie at least (n_cells, 27); negative: unknown."""
-    away = slope * (_CHILDREN[:, None] - 2 * torch.as_tensor(CORNERS)).float().norm(dim=2).to(value.device)
-    outside = torch.full((len(value), len(_CHILDREN)), -torch.inf, device=value.device)
-    inside = outside.clone()
-    for corner in range(8):
+    children, corners = (constant(table, torch.long, value.device) for table in (_CHILDREN, _CORNERS))
+    away = slope * (children[:, None] - 2 * corners).float().norm(dim=2)
+    outside, inside = value[:, :1] - away[:, 0], -value[:, :1] - away[:, 0]
+    for corner in range(1, 8):
         torch.maximum(outside, value[:, corner, None] - away[:, corner], out=outside)
         torch.maximum(inside, -value[:, corner, None] - away[:, corner], out=inside)
     return outside, inside
@@ -172,25 +180,29 @@ def _followed(
 ) -> tuple[Int[Tensor, "n_crossed 3"], Float[Tensor, "n_crossed 8"]]:
     """Give the crossed cells in order, with those that the surface enters through a face of a cell at hand."""
     seen = torch.sort(grid.key(cells)).values
-    ends = torch.as_tensor(EDGES, device=cells.device)
-    offsets = grid.key(torch.as_tensor(CORNERS, device=cells.device))
+    ends = constant(_EDGES, torch.long, cells.device)
+    offsets = grid.key(constant(_CORNERS, torch.long, cells.device))
     while True:
         corners = seen[:, None] + offsets
-        value = known.at(corners)
-        is_crossed = _changes_sign(value)
-        corners, value, crossed = corners[is_crossed], value[is_crossed], grid.corner(seen[is_crossed])
-        inside = value < 0
-        cut = inside[:, ends[:, 0]] != inside[:, ends[:, 1]]
-        entered = known.distinct(_entered(crossed, value, grid))[0]
+        inside = known.at(corners) < 0
+        is_crossed = (inside.any(dim=1) & ~inside.all(dim=1)).nonzero()[:, 0]
+        corners, inside = corners[is_crossed], inside[is_crossed]
+        crossed = grid.corner(seen[is_crossed])
+        cut = (inside[:, ends[:, 0]] != inside[:, ends[:, 1]]).flatten().nonzero()[:, 0]
+        entered = known.distinct(_entered(crossed, inside, grid))[0]
         entered = entered[~_is_among(entered, seen)]
-        new = (entered[:, None] + offsets).flatten()
-        needed = torch.cat([*(corners[:, ends[:, k]][cut] for k in (0, 1)), new[~known.has(new)]])
-        needed = known.distinct(needed[~known.has(needed, exactly=True)])[0]
-        if len(needed) == 0 and len(entered) == 0:
-            return crossed, value
-        known.evaluate(needed)
+        needed = [corners[:, ends[:, k]].flatten()[cut] for k in (0, 1)]
+        if len(entered):
+            new = (entered[:, None] + offsets).flatten()
+            needed.append(new[~known.has(new)])
+        key = known.distinct(torch.cat(needed))[0]
+        key = key[~known.has(key, exactly=True)]
+        if len(key) == 0 and len(entered) == 0:
+            return crossed, known.at(corners)
+        known.evaluate(key)
         # A sign that was wrong shows now: all cells at hand are looked at again.
-        seen = torch.sort(torch.cat([seen, entered])).values
+        if len(entered):
+            seen = torch.sort(torch.cat([seen, entered])).values
 
 
 def _is_among(key: Int[Tensor, " n"], ascending: Int[Tensor, " m"]) -> Bool[Tensor, " n"]:
@@ -200,13 +212,9 @@ def _is_among(key: Int[Tensor, " n"], ascending: Int[Tensor, " m"]) -> Bool[Tens
     return ascending[at] == key
 
 
-def _entered(cells: Int[Tensor, "n_cells 3"], value: Float[Tensor, "n_cells 8"], grid: Grid) -> Int[Tensor, " n"]:
-    inside = value < 0
-    out = []
-    for axis in range(3):
-        for side in (0, 1):
-            face = inside[:, torch.as_tensor(CORNERS[:, axis] == side, device=cells.device)]
-            neighbour = cells[face.any(dim=1) & ~face.all(dim=1)].clone()
-            neighbour[:, axis] += 2 * side - 1
-            out.append(grid.key(neighbour[grid.has_cell(neighbour)]))
-    return torch.cat(out)
+def _entered(cells: Int[Tensor, "n_cells 3"], inside: Bool[Tensor, "n_cells 8"], grid: Grid) -> Int[Tensor, " n"]:
+    """Number the cells, some of them more than once, behind faces whose corners differ in sign."""
+    face = inside[:, constant(_FACE_CORNERS, torch.long, cells.device)]
+    cell, side = (face.any(dim=2) & ~face.all(dim=2)).nonzero(as_tuple=True)
+    neighbour = cells[cell] + constant(_FACE_STEPS, torch.long, cells.device)[side]
+    return grid.key(neighbour[grid.has_cell(neighbour)])

@@ -18,7 +18,7 @@ from nphm_core.meshing.cube_cases import CORNERS, EDGES, case_triangles
 from nphm_core.meshing.grid import HEAD_BOX, Box, Grid
 from nphm_core.meshing.octree import CrossedCells, Field, crossed_cells
 
-_POINTS_PER_CALL = {"cpu": 2**14, "cuda": 2**18}
+_POINTS_PER_CALL = {"cpu": 2**14, "cuda": 2**19}
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Products in half precision have the ten bits of TF32. Against float64 the kernels' values and gradients are off by less
 than 1e-3 of their norm, and so are what weights, codes and points receive in training, by less than 5e-3; members
-below `min_weight` are left out by both ways alike (`blend`). With `kernel: auto` the kernels give values only: that
-long training by their slopes ends where training in float32 does has not been shown yet, so it has to be asked for.
+below `min_weight` are left out by both ways alike (`blend`). Training by them ends where training in float32 does
+(`benchmarks/gpu.py`, part `curve`), so `kernel: auto` takes them wherever they run.
 """
 
 import importlib.util
@@ -20,13 +20,13 @@ from nphm_core.models.networks import SKIP_SCALE, FoldedCodes, StackedNetworks
 if TYPE_CHECKING:
     from nphm_core.models.expression_field import ExpressionField
     from nphm_core.models.fused.network import Shape
-    from nphm_core.models.fused.weights import Spec, Weights
+    from nphm_core.models.fused.weights import PaddedWeights, Spec, Weights
     from nphm_core.models.identity_field import EnsembleField
 
 MIN_POINTS = 256
 """Points of a head below which tiles of one condition would be mostly empty."""
 
-_MAX_POINTS = 2**17
+_MAX_POINTS = 2**19
 """Points that values are asked for at once; bounds the memory."""
 
 _N_LAYERS, _MAX_WIDTH, _MAX_OUT = 5, 256, 8
@@ -41,6 +41,8 @@ class Room:
     """None: ask, and take what is needed."""
     most: Int[Tensor, " 1"] | None = None
     """Largest number of tiles that was needed, on the device; more than there is room for means wrong results."""
+    padded: "tuple[object, PaddedWeights] | None" = None
+    """Weights as kernels read them, with what tells whether they are still the same; for values only."""
 
     def note(self, needed: Int[Tensor, " 1"]) -> None:
         """Remember what an evaluation needs; does not wait for the device."""
@@ -56,7 +58,7 @@ class Room:
 
     def release(self) -> None:
         """Ask the device again from now on."""
-        self.max_tiles = self.most = None
+        self.max_tiles = self.most = self.padded = None
 
 
 def is_fused(field: "EnsembleField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
@@ -64,9 +66,9 @@ def is_fused(field: "EnsembleField", points: Float[Tensor, "n_heads n_points 3"]
     settings = field.settings
     if settings.kernel == "plain" or not _is_supported(field):
         return False
-    if settings.kernel == "auto" and (torch.is_grad_enabled() or not points.is_cuda):
+    if settings.kernel == "auto" and not points.is_cuda:
         return False
-    return _is_worth_it(points)
+    return points.dtype == torch.float32 and _is_worth_it(points)
 
 
 def fused_sdf_and_gradient(
@@ -91,7 +93,7 @@ def fused_sdf(
     from nphm_core.models.fused.ensemble import ensemble_values
 
     anchors, codes = _prepared(field, code)
-    weights, spec = _weights(field.networks), _spec(field)
+    weights, spec = _padded(field), _spec(field)
     flips = field.member_flip[:, 0].contiguous()
     part = max(1, _MAX_POINTS // len(points))
     done = [ensemble_values(p, anchors, flips, codes.first, codes.skip, weights, spec) for p in points.split(part, 1)]
@@ -101,10 +103,12 @@ def fused_sdf(
 def is_network_fused(field: "ExpressionField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
     """Tell whether kernels serve this call of a wide network: in training only, which needs no slope by the points."""
     trains = torch.is_grad_enabled() and not points.requires_grad
-    if field.settings.kernel != "fused" or not trains or field.settings.n_hidden % 8:
+    if field.settings.kernel == "plain" or not trains or field.settings.n_hidden % 8:
+        return False
+    if field.settings.kernel == "auto" and not points.is_cuda:
         return False
     fits = field.networks.skip > 1 and field.networks.n_out <= _MAX_OUT and points.shape[1] >= _MIN_TILE
-    return fits and _is_worth_it(points)
+    return points.dtype == torch.float32 and fits and _is_worth_it(points)
 
 
 def fused_network_values(
@@ -151,6 +155,19 @@ def _weights(networks: StackedNetworks) -> "Weights":
     )
 
 
+def _padded(field: "EnsembleField") -> "PaddedWeights":
+    """Pad weights, or give what was padded before, if no weight was written to since.
+
+    A replayed graph writes without a trace: whoever captures steps releases the room after them.
+    """
+    from nphm_core.models.fused.weights import PaddedWeights
+
+    state = tuple((weight.data_ptr(), weight._version) for weight in field.networks.parameters())
+    if field.room.padded is None or field.room.padded[0] != state:
+        field.room.padded = (state, PaddedWeights.of(_weights(field.networks)))
+    return field.room.padded[1]
+
+
 def _spec(field: "EnsembleField") -> "Spec":
     from nphm_core.models.fused.layout import Blend
     from nphm_core.models.fused.weights import Spec
@@ -173,8 +190,12 @@ def _is_supported(field: "EnsembleField") -> bool:
 
 
 def _is_worth_it(points: Tensor) -> bool:
-    """Tell whether kernels run here at all, and have enough to do; interpreted ones (in tests) always have."""
-    return _is_interpreted() or (points.is_cuda and points.shape[1] >= MIN_POINTS and _has_triton())
+    """Tell whether kernels run here at all, and have enough to do; interpreted ones (in tests) always have.
+
+    A single head always has: a mesh asks for few points at its end, which must be rounded as all others are.
+    """
+    is_enough = len(points) == 1 or points.shape[1] >= MIN_POINTS
+    return _is_interpreted() or (points.is_cuda and is_enough and _has_triton())
 
 
 def _is_trained(field: "EnsembleField") -> bool:

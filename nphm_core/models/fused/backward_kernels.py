@@ -5,13 +5,28 @@ pass goes from the first layer to the last); z4, z3, z2, z1 those by the numbers
 s is the slope of softplus, the loss's slope by s is (p / s) q, and that by z, as s' = beta s (1 - s), is
 beta p q (1 - s).
 Slopes are scaled so that half precision holds them. What weights, biases and codes receive is summed for each tile, or
-for some tiles of a network, and then in order.
+for some tiles of a network, and then in order. Sums over a tile's rows are products with a few rows of coefficients,
+filled up to the 16 that the tensor cores want: sums among threads took longer than all else.
 """
 
 import triton
 import triton.language as tl
 
 from nphm_core.models.fused.layer_kernels import BETA, decay, load_place, load_tile, product, put_place, store_tile
+
+
+@triton.jit
+def row_of_ones(one, ROWS: tl.constexpr):
+    """Give coefficients (16, ROWS) that put the sum of all rows into row `one` of a product."""
+    m = tl.arange(0, 16)[:, None] + 0 * tl.arange(0, ROWS)[None, :]
+    return tl.where(m == one, 1.0, 0.0).to(tl.float16)
+
+
+@triton.jit
+def store_sums(sums, total, n, COUNT: tl.constexpr, WIDTH: tl.constexpr):
+    """Store the first COUNT rows of sums (16, ...), WIDTH numbers apart."""
+    m = tl.arange(0, 16)[:, None]
+    tl.store(sums + m * WIDTH + n[None, :], total, mask=(m < COUNT) & (n < WIDTH)[None, :])
 
 
 @triton.jit
@@ -68,6 +83,7 @@ def push_skip_kernel(
     HP: tl.constexpr,
     SW: tl.constexpr,
     SP: tl.constexpr,
+    CB: tl.constexpr,
     BK: tl.constexpr,
 ):
     """From p2 to p3."""
@@ -76,8 +92,8 @@ def push_skip_kernel(
         return
     network = tl.load(tile_network + tile)
     own = tile.to(tl.int64) * ROWS
-    sums = product(p2 + own * SW, w2t + network * SP * HP, ROWS, SW, HP, BK)
-    n = tl.arange(0, HP)
+    n = tl.program_id(1) * CB + tl.arange(0, CB)
+    sums = product(p2 + own * SW, w2t + network * SP * HP, n, ROWS, SW, HP, CB, BK)
     store_tile(p3 + own * H, n, sums * (1.0 - decay(load_tile(a3 + own * H, n, ROWS, H))), ROWS, H)
 
 
@@ -96,6 +112,7 @@ def push_last_kernel(
     ROWS: tl.constexpr,
     H: tl.constexpr,
     HP: tl.constexpr,
+    CB: tl.constexpr,
     BK: tl.constexpr,
 ):
     """From p3 and the slope by the value to z4, and what the last weights and b3 receive."""
@@ -104,17 +121,20 @@ def push_last_kernel(
         return
     network = tl.load(tile_network + tile)
     own = tile.to(tl.int64) * ROWS
-    sums = product(p3 + own * H, w3t + network * HP * HP, ROWS, H, HP, BK)
-    n = tl.arange(0, HP)
-    v = tl.load(by_value + tile * ROWS + tl.arange(0, ROWS))[:, None]
+    n = tl.program_id(1) * CB + tl.arange(0, CB)
+    sums = product(p3 + own * H, w3t + network * HP * HP, n, ROWS, H, HP, CB, BK)
+    by_row = tl.load(by_value + tile * ROWS + tl.arange(0, ROWS))
+    v = by_row[:, None]
     a = load_tile(a4 + own * H, n, ROWS, H).to(tl.float32)
     rest = decay(a)
     p = sums * (1.0 - rest)
-    by_pre = tl.load(w4 + network * HP + n)[None, :] * (v * (1.0 - rest) + BETA * p * rest)
+    by_pre = (tl.load(w4 + network * HP + n)[None, :] * (v * (1.0 - rest) + BETA * p * rest)).to(tl.float16)
     store_tile(z4 + own * H, n, by_pre, ROWS, H)
-    tl.store(tile_sums + tile * SUMS + n, tl.sum(by_pre, axis=0), mask=n < H)
-    tl.store(tile_sums + tile * SUMS + H + n, tl.sum(p + v * a, axis=0), mask=n < H)
-    tl.store(tile_sums + tile * SUMS + 2 * H, tl.sum(tl.load(by_value + tile * ROWS + tl.arange(0, ROWS)), axis=0))
+    total = tl.dot(row_of_ones(0, ROWS), by_pre)
+    total = tl.dot(row_of_ones(1, ROWS), (p + v * a).to(tl.float16), total)
+    store_sums(tile_sums + tile * SUMS, total, n, 2, H)
+    if tl.program_id(1) == 0:
+        tl.store(tile_sums + tile * SUMS + 2 * H, tl.sum(by_row, axis=0))
 
 
 @triton.jit
@@ -132,6 +152,7 @@ def back_last_kernel(
     ROWS: tl.constexpr,
     H: tl.constexpr,
     HP: tl.constexpr,
+    CB: tl.constexpr,
     BK: tl.constexpr,
 ):
     """From z4 to z3."""
@@ -140,13 +161,13 @@ def back_last_kernel(
         return
     network = tl.load(tile_network + tile)
     own = tile.to(tl.int64) * ROWS
-    sums = product(z4 + own * H, w3 + network * HP * HP, ROWS, H, HP, BK)
-    n = tl.arange(0, HP)
+    n = tl.program_id(1) * CB + tl.arange(0, CB)
+    sums = product(z4 + own * H, w3 + network * HP * HP, n, ROWS, H, HP, CB, BK)
     rest = decay(load_tile(a3 + own * H, n, ROWS, H))
     pq = load_tile(p3 + own * H, n, ROWS, H).to(tl.float32) * load_tile(q3 + own * H, n, ROWS, H).to(tl.float32)
-    by_pre = sums * (1.0 - rest) + BETA * pq * rest
+    by_pre = (sums * (1.0 - rest) + BETA * pq * rest).to(tl.float16)
     store_tile(z3 + own * H, n, by_pre, ROWS, H)
-    tl.store(tile_sums + tile * SUMS + n, tl.sum(by_pre, axis=0), mask=n < H)
+    store_sums(tile_sums + tile * SUMS, tl.dot(row_of_ones(0, ROWS), by_pre), n, 1, H)
 
 
 @triton.jit
@@ -175,13 +196,13 @@ def back_skip_kernel(
         return
     network = tl.load(tile_network + tile)
     own = tile.to(tl.int64) * ROWS
-    sums = product(z3 + own * H, w2 + network * HP * SP, ROWS, H, SP, BK)
     n = tl.arange(0, SP)
+    sums = product(z3 + own * H, w2 + network * HP * SP, n, ROWS, H, SP, SP, BK)
     rest = decay(load_tile(half + own * SW, n, ROWS, SW))
     pq = load_tile(p2 + own * SW, n, ROWS, SW).to(tl.float32) * load_tile(q2 + own * SW, n, ROWS, SW).to(tl.float32)
-    by_pre = tl.where(n[None, :] < S, sums * (1.0 - rest) + BETA * pq * rest, sums)
+    by_pre = tl.where(n[None, :] < S, sums * (1.0 - rest) + BETA * pq * rest, sums).to(tl.float16)
     store_tile(z2 + own * SW, n, by_pre, ROWS, SW)
-    tl.store(tile_sums + tile * SUMS + n, tl.sum(by_pre, axis=0), mask=n < SW)
+    store_sums(tile_sums + tile * SUMS, tl.dot(row_of_ones(0, ROWS), by_pre), n, 1, SW)
 
 
 @triton.jit
@@ -210,34 +231,48 @@ def back_first_kernel(
     S: tl.constexpr,
     SW: tl.constexpr,
     SP: tl.constexpr,
+    CB: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """From z2 to z1: what the first code and weights receive (four sums a tile), and the place in the head."""
+    """From z2 to z1: what the first code and weights receive, and the place in the head.
+
+    `by_place` is zero before; each block of columns has its own sums of it.
+    """
     tile = tl.program_id(0)
     if tile >= tl.load(n_tiles):
         return
     condition, network = tl.load(tile_condition + tile), tl.load(tile_network + tile)
     own = tile.to(tl.int64) * ROWS
-    sums = product(z2 + own * SW, w1 + network * SP * HP, ROWS, SW, HP, BK)
-    n = tl.arange(0, HP)
+    block = tl.program_id(1)
+    n = block * CB + tl.arange(0, CB)
+    sums = product(z2 + own * SW, w1 + network * SP * HP, n, ROWS, SW, HP, CB, BK)
     rest = decay(load_tile(a1 + own * H, n, ROWS, H))
     q = load_tile(q1 + own * H, n, ROWS, H).to(tl.float32)
     by_pre = sums * (1.0 - rest) + BETA * load_tile(p1 + own * H, n, ROWS, H).to(tl.float32) * q * rest
-    t = q * (1.0 - rest)
-    tl.store(tile_sums + tile * SUMS + n, tl.sum(by_pre, axis=0), mask=n < H)
-    row = tl.arange(0, ROWS)
-    at = tile * ROWS + row
-    for axis in tl.static_range(3):
-        p, g = tl.load(place + axis * n_rows + at), tl.load(by_gradient + axis * n_rows + at)
-        by_weight = tl.sum(by_pre * p[:, None] + t * g[:, None], axis=0)
-        tl.store(tile_sums + tile * SUMS + (axis + 1) * H + n, by_weight, mask=n < H)
-        along = tl.sum(by_pre * tl.load(w0 + network * 3 * HP + axis * HP + n)[None, :], axis=1)
-        along += tl.load(z2 + own * SW + row * SW + S + axis).to(tl.float32)
-        if axis == 0:
-            along = along * tl.load(flips + condition % MEMBERS)
-        along += tl.load(by_offset + axis * n_rows + at)
-        tl.store(by_place + axis * n_rows + at, along)
-        tl.store(tile_sums + tile * SUMS + 4 * H + axis, tl.sum(along, axis=0))
+    by_pre = by_pre.to(tl.float16)
+    at = tile * ROWS + tl.arange(0, ROWS)
+    # The code's slope in row 0, the weights' by axis in those after it.
+    m = tl.arange(0, 16)[:, None]
+    axis_at, is_axis = (m - 1) * n_rows + at[None, :], (m >= 1) & (m <= 3)
+    left = tl.where(m == 0, 1.0, tl.load(place + axis_at, mask=is_axis, other=0.0)).to(tl.float16)
+    total = tl.dot(left, by_pre)
+    left = tl.load(by_gradient + axis_at, mask=is_axis, other=0.0).to(tl.float16)
+    total = tl.dot(left, (q * (1.0 - rest)).to(tl.float16), total)
+    store_sums(tile_sums + tile * SUMS, total, n, 4, H)
+    # By the place: three of sixteen columns.
+    c = tl.arange(0, 16)
+    axes = tl.load(w0 + network * 3 * HP + c[None, :] * HP + n[:, None], mask=c[None, :] < 3, other=0.0)
+    along = tl.dot(by_pre, axes.to(tl.float16))
+    inside = (c[None, :] < 3) & (at[:, None] >= 0)
+    if block == 0:
+        row = own * SW + tl.arange(0, ROWS)[:, None] * SW
+        along += tl.load(z2 + row + S + c[None, :], mask=inside, other=0.0).to(tl.float32)
+    along = along * tl.where(c == 0, tl.load(flips + condition % MEMBERS), 1.0)[None, :]
+    at_axis = c[None, :] * n_rows + at[:, None]
+    if block == 0:
+        along += tl.load(by_offset + at_axis, mask=inside, other=0.0)
+    tl.atomic_add(by_place + at_axis, along, mask=inside, sem="relaxed")
+    tl.store(tile_sums + tile * SUMS + 4 * H + 3 * block + c, tl.sum(along, axis=0), mask=c < 3)
 
 
 @triton.jit

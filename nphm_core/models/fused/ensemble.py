@@ -9,6 +9,7 @@ The loss's slope by v is w (S + h - sum(w h)), by g it is w G, by l it is w d G,
 w (d (S - sum(w h)) + q - sum(w q)).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from nphm_core.models.fused import layer_kernels as fore
 from nphm_core.models.fused import member_kernels as pairs
 from nphm_core.models.fused.layout import POINTS, SLOTS, Layout, chunks, lay_out
 from nphm_core.models.fused.value_kernel import value_kernel
-from nphm_core.models.fused.weights import PaddedWeights, Spec, Weights, power_of_two
+from nphm_core.models.fused.weights import VALUES, PaddedWeights, Spec, Tuning, Weights, power_of_two
 
 _LARGEST = 0.25
 """Largest slope of a loss that the backward pass starts with, scaled: half precision ends at 65504 and at 6e-8."""
@@ -62,16 +63,16 @@ def ensemble_values(
     flips: Float[Tensor, " n_members"],
     first: Float[Tensor, "n_conditions n_hidden"],
     skip: Float[Tensor, "n_conditions n_hidden"],
-    weights: Weights,
+    padded: PaddedWeights,
     spec: Spec,
+    tuning: Tuning = VALUES,
 ) -> Float[Tensor, "n_heads n_points"]:
-    """Give signed distances only, which nothing is kept for."""
+    """Give signed distances only, which nothing is kept for; asks the device for the room that they need."""
     points, anchors = points.contiguous(), anchors.contiguous()
-    padded = PaddedWeights.of(weights)
-    layout = _layout(points, anchors, flips, spec)
-    call = _Call(layout, padded, spec, points, anchors, flips)
+    layout = lay_out(points, anchors, flips, spec.networks, spec.blend, tuning.rows)
+    call = _Call(layout, padded, replace(spec, tuning=tuning), points, anchors, flips)
     codes = (_padded_codes(first, padded), _padded_codes(skip, padded))
-    value = call.values_at_once(codes) if spec.tuning.at_once else call.values(codes, keep=False)["value"]
+    value = call.values_at_once(codes) if tuning.at_once else call.values(codes, keep=False)["value"]
     return call.blend(value, None)[0]
 
 
@@ -89,8 +90,12 @@ class _Call:
         self._wide = launch | {name: sizes[name] for name in ("H", "HP")} | {"BK": depth}
         self._skip = self._wide | {name: sizes[name] for name in ("SW", "SP")}
         self._all = self._skip | {"S": sizes["S"]}
+        self._cut = {"CB": min(max(tuning.columns, sizes["HP"] // 2), sizes["HP"])}
+        self._whole = {"CB": sizes["HP"]}
+        self._n_cuts = sizes["HP"] // self._cut["CB"]
         self._tiles = (layout.tile_network, layout.n_tiles)
         self._grid = (layout.max_tiles,)
+        self._cut_grid = (layout.max_tiles, self._n_cuts)
 
     def _rows(self, width: int) -> Tensor:
         return torch.empty(self.layout.n_rows, width, dtype=torch.float16, device=self.points.device)
@@ -108,18 +113,28 @@ class _Call:
             "half": self._rows(sizes["SW"]),
             "a3": self._rows(sizes["H"]),
             "a4": self._rows(sizes["H"]) if keep else nothing,
-            "value": torch.empty(layout.n_rows, device=self.points.device),
+            "value": self._planes(1)[0],
         }
         tiles = (layout.tile_condition, *self._tiles)
         place, n_rows = layout.place, layout.n_rows
         fore.first_kernel[self._grid](
             place, codes[0], p.w0, p.w1t, p.b1, kept["a1"], kept["half"], *tiles, n_rows, KEEP=keep, **self._all
         )
-        fore.third_kernel[self._grid](
-            place, kept["half"], codes[1], p.w2t, p.w2p, kept["a3"], *tiles, n_rows, **self._skip
+        fore.third_kernel[self._cut_grid](
+            place, kept["half"], codes[1], p.w2t, p.w2p, kept["a3"], *tiles, n_rows, **self._cut, **self._skip
         )
-        fore.fourth_kernel[self._grid](
-            kept["a3"], p.w3t, p.b3, p.w4, p.b4, kept["a4"], kept["value"], *self._tiles, KEEP=keep, **self._wide
+        fore.fourth_kernel[self._cut_grid](
+            kept["a3"],
+            p.w3t,
+            p.b3,
+            p.w4,
+            p.b4,
+            kept["a4"],
+            kept["value"],
+            *self._tiles,
+            KEEP=keep,
+            **self._cut,
+            **self._wide,
         )
         return kept
 
@@ -140,12 +155,12 @@ class _Call:
         p, sizes = self.padded, self.padded.sizes
         kept["q3"], kept["q2"] = self._rows(sizes["H"]), self._rows(sizes["SW"])
         kept["q1"] = self._rows(sizes["H"]) if keep else kept["q3"]
-        kept["gradient"] = torch.empty(3, self.layout.n_rows, device=self.points.device)
-        fore.pull_last_kernel[self._grid](kept["a4"], p.w4, p.w3, kept["q3"], *self._tiles, **self._wide)
+        kept["gradient"] = self._planes(3)
+        fore.pull_last_kernel[self._grid](kept["a4"], p.w4, p.w3, kept["q3"], *self._tiles, **self._whole, **self._wide)
         fore.pull_skip_kernel[self._grid](kept["a3"], kept["q3"], p.w2, kept["q2"], *self._tiles, **self._skip)
-        fore.pull_first_kernel[self._grid](
+        fore.pull_first_kernel[self._cut_grid](
             kept["a1"], kept["half"], kept["q2"], p.w1, p.w0, kept["q1"], kept["gradient"], *self._tiles,
-            self.layout.n_rows, KEEP=keep, **self._all,
+            self.layout.n_rows, KEEP=keep, **self._cut, **self._all,
         )  # fmt: skip
 
     def blend(self, value: Tensor, gradient: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -182,7 +197,7 @@ class _Call:
 
     def _push(self, kept: dict[str, Tensor], by_value: Tensor, by_row: Tensor) -> None:
         p, sizes, layout = self.padded, self.padded.sizes, self.layout
-        n_sums = 7 * sizes["H"] + sizes["SW"] + 4
+        n_sums = 7 * sizes["H"] + sizes["SW"] + 1 + 3 * self._n_cuts
         kept["sums"] = torch.empty(layout.max_tiles, n_sums, device=self.points.device)
         for name, width in (("p1", "H"), ("p2", "SW"), ("p3", "H"), ("z4", "H"), ("z3", "H"), ("z2", "SW")):
             kept[name] = self._rows(sizes[width])
@@ -198,8 +213,10 @@ class _Call:
             layout.n_rows,
             **self._all,
         )
-        back.push_skip_kernel[self._grid](kept["p2"], kept["a3"], p.w2t_wide, kept["p3"], *self._tiles, **self._skip)
-        back.push_last_kernel[self._grid](
+        back.push_skip_kernel[self._grid](
+            kept["p2"], kept["a3"], p.w2t_wide, kept["p3"], *self._tiles, **self._whole, **self._skip
+        )
+        back.push_last_kernel[self._cut_grid](
             kept["p3"],
             kept["a4"],
             p.w3t,
@@ -209,6 +226,7 @@ class _Call:
             kept["sums"],
             *self._tiles,
             SUMS=n_sums,
+            **self._cut,
             **self._wide,
         )
 
@@ -217,18 +235,18 @@ class _Call:
         sums, n_sums, h = kept["sums"], kept["sums"].shape[1], sizes["H"]
         at_c2, at_b1, at_first = 2 * h + 1, 3 * h + 1, 3 * h + 1 + sizes["SW"]
         by_place = torch.zeros(3, layout.n_rows, device=self.points.device)
-        back.back_last_kernel[self._grid](
+        back.back_last_kernel[self._cut_grid](
             kept["z4"], kept["a3"], kept["q3"], kept["p3"], p.w3, kept["z3"], sums[:, at_c2:], *self._tiles,
-            SUMS=n_sums, **self._wide,
+            SUMS=n_sums, **self._cut, **self._wide,
         )  # fmt: skip
         back.back_skip_kernel[self._grid](
             kept["z3"], kept["half"], kept["q2"], kept["p2"], p.w2, kept["z2"], sums[:, at_b1:], *self._tiles,
             SUMS=n_sums, **self._all,
         )  # fmt: skip
-        back.back_first_kernel[self._grid](
+        back.back_first_kernel[self._cut_grid](
             layout.place, by_row, by_offset, self.flips, kept["z2"], kept["a1"], kept["q1"], kept["p1"], p.w1, p.w0,
             sums[:, at_first:], by_place, layout.tile_condition, *self._tiles, layout.n_rows, SUMS=n_sums,
-            MEMBERS=len(self.flips), **self._all,
+            MEMBERS=len(self.flips), **self._cut, **self._all,
         )  # fmt: skip
         return by_place
 
@@ -239,11 +257,11 @@ class _Call:
         one = torch.ones_like(scale)
         ordered = _segment_sums(kept["sums"], layout.starts, scale)
         of_network = _segment_sums(ordered, layout.network_starts, one)
-        b3, last, b4, _, b1, _, by_first, _ = of_network.split([h, h, 1, h, width, h, 3 * h, 3], dim=1)
+        b3, last, b4, _, b1, _, by_first, _ = of_network.split([h, h, 1, h, width, h, 3 * h, 3 * self._n_cuts], dim=1)
         by_condition = torch.empty_like(ordered).index_copy_(0, layout.order, ordered)
-        _, skip, _, first, _, offset = by_condition.split([2 * h + 1, h, width, h, 3 * h, 3], dim=1)
+        _, skip, _, first, _, offset = by_condition.split([2 * h + 1, h, width, h, 3 * h, 3 * self._n_cuts], dim=1)
         second, by_skip, fourth = self._products(kept, scale)
-        anchors = -offset.view(len(self.points), -1, 3)[:, :-1]
+        anchors = -offset.reshape(len(self.points), -1, self._n_cuts, 3).sum(dim=2)[:, :-1]
         weights = (
             by_first.view(-1, 3, h).transpose(1, 2), second[:, :s], by_skip[:, :, : s + 3], fourth, last, b1[:, :s], b3,
             b4[:, 0],
@@ -267,7 +285,7 @@ class _Call:
             back.weight_kernel[(len(parts.network), -(-m // block))](
                 kept[by_out], kept[rows_in], q, kept[a], kept[pushed], last, sums, parts.network, parts.first,
                 parts.end, parts.n_chunks, LAST=is_last, LIMIT=limit, ROWS=self.layout.rows, M=m, N=n, MB=block,
-                NP=power_of_two(n), BR=min(32, self.layout.rows), num_warps=self.spec.tuning.warps,
+                NP=power_of_two(n), BR=min(32, self.layout.rows), num_warps=8,
                 num_stages=self.spec.tuning.stages,
             )  # fmt: skip
             out.append(_segment_sums(sums, parts.starts, scale).view(-1, m, n))

@@ -41,7 +41,7 @@ class Layout:
     """Blocks of points of each head."""
     bits: Int[Tensor, " n_all_points"]
     """Bit m of a point says that member m is used."""
-    base: Int[Tensor, "n_heads n_blocks n_members"]
+    base: Int[Tensor, "n_heads n_members n_blocks"]
     """Row of a block's first pair with each member."""
     place: Float[Tensor, "3 n_rows"]
     """Each row's place as its member sees it."""
@@ -90,17 +90,17 @@ def lay_out(
     n_members = n_anchors + 1
     n_blocks = -(-n_points // POINTS)
     bits = torch.empty(n_heads * n_points, dtype=torch.int64, device=points.device)
-    counts = torch.empty(n_heads, n_blocks, n_members, dtype=torch.int32, device=points.device)
+    counts = torch.empty(n_heads, n_members, n_blocks, dtype=torch.int32, device=points.device)
     sizes = {"POINTS": POINTS, "MEMBERS": SLOTS, "ANCHORS": n_anchors}
     grid = (n_heads * n_blocks,)
     numbers = (blend.min_weight, blend.variance, blend.background_distance_sq)
     choose_kernel[grid](points, anchors, bits, counts, n_points, n_blocks, *numbers, **sizes)
     order, network_starts, member_network = _order(points.device, networks, n_heads)
-    tiles = ((counts.sum(dim=1) + rows - 1) // rows).flatten()
+    upto = counts.cumsum(dim=2, dtype=torch.int32)
+    tiles = ((upto[:, :, -1] + rows - 1) // rows).flatten()
     starts = _starts(tiles[order])
     first_row = torch.empty_like(tiles).scatter_(0, order, (starts[:-1] * rows).to(tiles.dtype))
-    before = counts.cumsum(dim=1) - counts
-    base = (first_row.view(n_heads, 1, n_members) + before).to(torch.int32)
+    base = first_row.view(n_heads, n_members, 1) + upto - counts
     needed = starts[-1:]
     if max_tiles is None:
         max_tiles = int(needed)

@@ -67,17 +67,19 @@ def choose_kernel(
         bits + head * n_points + point, tl.sum(flag << member[None, :].to(tl.int64), axis=1), mask=point < n_points
     )
     count = tl.sum(used.to(tl.int32), axis=0)
-    tl.store(counts + block * (ANCHORS + 1) + member, count, mask=member <= ANCHORS)
+    at = (head * (ANCHORS + 1) + member) * n_blocks + block % n_blocks
+    tl.store(counts + at, count, mask=member <= ANCHORS)
 
 
 @triton.jit
-def _rows(bits, base, block, head, first, n_points, POINTS: tl.constexpr, MEMBERS: tl.constexpr, ANCHORS: tl.constexpr):
+def _rows(bits, base, block, n_blocks, n_points, POINTS: tl.constexpr, MEMBERS: tl.constexpr, ANCHORS: tl.constexpr):
     """Give which members a block's points use, and the row of each pair."""
-    member = tl.arange(0, MEMBERS)
-    point = first + tl.arange(0, POINTS)
+    head, member = block // n_blocks, tl.arange(0, MEMBERS)
+    point = (block % n_blocks) * POINTS + tl.arange(0, POINTS)
     mask = tl.load(bits + head * n_points + point, mask=point < n_points, other=0)
     flag = ((mask[:, None] >> member[None, :].to(tl.int64)) & 1).to(tl.int32)
-    start = tl.load(base + block * (ANCHORS + 1) + member, mask=member <= ANCHORS, other=0)
+    at = (head * (ANCHORS + 1) + member) * n_blocks + block % n_blocks
+    start = tl.load(base + at, mask=member <= ANCHORS, other=0)
     return flag > 0, start[None, :] + tl.cumsum(flag, axis=0) - flag
 
 
@@ -100,7 +102,7 @@ def scatter_kernel(
     block = tl.program_id(0)
     head, first = block // n_blocks, (block % n_blocks) * POINTS
     dx, dy, dz = _place(points, anchors, head, first, n_points, POINTS, MEMBERS, ANCHORS)
-    used, row = _rows(bits, base, block, head, first, n_points, POINTS, MEMBERS, ANCHORS)
+    used, row = _rows(bits, base, block, n_blocks, n_points, POINTS, MEMBERS, ANCHORS)
     member = tl.arange(0, MEMBERS)
     flip = tl.load(flips + member, mask=member <= ANCHORS, other=1.0)
     fits = used & (row < n_rows)
@@ -134,7 +136,7 @@ def blend_kernel(
     block = tl.program_id(0)
     head, first = block // n_blocks, (block % n_blocks) * POINTS
     dx, dy, dz = _place(points, anchors, head, first, n_points, POINTS, MEMBERS, ANCHORS)
-    used, row = _rows(bits, base, block, head, first, n_points, POINTS, MEMBERS, ANCHORS)
+    used, row = _rows(bits, base, block, n_blocks, n_points, POINTS, MEMBERS, ANCHORS)
     weight = _softmax(dx, dy, dz, variance, background, used, MEMBERS, ANCHORS)
     fits = used & (row < n_rows)
     v = tl.load(value + row, mask=fits, other=0.0)
@@ -184,7 +186,7 @@ def blend_backward_kernel(
     block = tl.program_id(0)
     head, first = block // n_blocks, (block % n_blocks) * POINTS
     dx, dy, dz = _place(points, anchors, head, first, n_points, POINTS, MEMBERS, ANCHORS)
-    used, row = _rows(bits, base, block, head, first, n_points, POINTS, MEMBERS, ANCHORS)
+    used, row = _rows(bits, base, block, n_blocks, n_points, POINTS, MEMBERS, ANCHORS)
     weight = _softmax(dx, dy, dz, variance, background, used, MEMBERS, ANCHORS)
     fits = used & (row < n_rows)
     member = tl.arange(0, MEMBERS)
@@ -235,7 +237,7 @@ def gather_kernel(
     """Sum what the rows of each point say of its place."""
     block = tl.program_id(0)
     head, first = block // n_blocks, (block % n_blocks) * POINTS
-    used, row = _rows(bits, base, block, head, first, n_points, POINTS, MEMBERS, ANCHORS)
+    used, row = _rows(bits, base, block, n_blocks, n_points, POINTS, MEMBERS, ANCHORS)
     fits = used & (row < n_rows)
     point = first + tl.arange(0, POINTS)
     at = 3 * (head * n_points + point)

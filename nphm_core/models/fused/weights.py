@@ -15,13 +15,19 @@ class Tuning:
     """How kernels are cut; results differ by rounding only."""
 
     rows: int = 64
-    """With 128 rows, or half the warps, the widest kernels hold more than a thread's 255 registers."""
+    """With 128 rows the widest kernels hold more than a thread's 255 registers."""
     warps: int = 8
     stages: int = 3
     depth: int = 32
     """Terms of a product that are loaded at once."""
+    columns: int = 128
+    """Of a wide layer, in a program; at least half of the layer's."""
     at_once: bool = False
     """Values by one kernel for all layers."""
+
+
+VALUES = Tuning(rows=128, stages=2, at_once=True)
+"""What is fastest where nothing but values is asked for."""
 
 
 @dataclass(frozen=True)
