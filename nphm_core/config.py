@@ -156,8 +156,8 @@ class IdentityModelConfig(Section):
     min_weight: float = Field(1e-3, ge=0, lt=0.1, description="members with less blend weight are not evaluated")
     kernel: Literal["auto", "fused", "plain"] = Field(
         "auto",
-        description="`fused` kernels on a GPU, products in half precision; `plain` operations, their reference; "
-        "`auto`: kernels for values (meshes, queries), plain operations where slopes are needed (training, fits)",
+        description="`auto`: fused kernels on a GPU, products in half precision; `plain`: their reference everywhere; "
+        "`fused`: kernels also where they are interpreted, for tests",
     )
     n_global_hidden: int = Field(1024, ge=8, description="width of the `global` network")
     n_global_layers: int = Field(9, ge=3, description="linear layers of the `global` network")
@@ -177,7 +177,7 @@ class ExpressionModelConfig(Section):
     n_layers: int = Field(7, ge=3, description="linear layers of the network")
     condition_noise: float = Field(0.005, ge=0, description="noise on the compressed identity in training")
     kernel: Literal["auto", "fused", "plain"] = Field(
-        "auto", description="how a GPU evaluates the network in training: `fused` kernels, or plain operations"
+        "auto", description="how a GPU evaluates the network in training, as for the identity field"
     )
 
 

@@ -165,10 +165,24 @@ def test_on_a_cpu_kernels_have_to_be_asked_for(ensembles):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_auto_takes_kernels_for_values_and_plain_operations_for_slopes(ensembles):
+def test_on_a_gpu_kernels_serve_one_head_always_and_many_heads_where_each_has_points_enough(ensembles):
     fused, _ = ensembles
     fused.settings = fused.settings.model_copy(update={"kernel": "auto"})
-    points = torch.zeros(1, 10_000, 3, device="cuda")
-    assert not is_fused(fused, points)
+    served = {(1, 10_000): True, (1, 1): True, (32, 1_693): True, (16_384, 1): False}
+    for shape, expected in served.items():
+        assert is_fused(fused, torch.zeros(*shape, 3, device="cuda")) == expected
+    assert not is_fused(fused, torch.zeros(1, 10_000, 3, device="cuda", dtype=torch.float64))
+
+
+@needs_triton
+def test_values_follow_weights_that_were_written_to(ensembles):
+    fused, exact = ensembles
+    points, code = torch.full((1, 4, 3), 0.1, device=DEVICE), torch.zeros(1, fused.n_code, device=DEVICE)
     with torch.no_grad():
-        assert is_fused(fused, points)
+        first = fused.sdf(points, code)
+        assert torch.equal(first, fused.sdf(points, code))
+        for field in (fused, exact):
+            field.networks.biases[3].add_(0.1)
+        second = fused.sdf(points, code)
+        assert not torch.equal(first, second)
+        assert _relative(second, exact.sdf(points.double(), code.double())) < 1e-3
