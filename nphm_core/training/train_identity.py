@@ -17,7 +17,7 @@ from nphm_core.training.processes import Processes
 from nphm_core.training.samples import IdentitySamples
 from nphm_core.training.start import codes_by_name, first_codebook, first_identity_field, run_key
 
-_MIN_VALIDATION_INTERVAL = 8
+_MIN_VALIDATION_INTERVAL, _MAX_VALIDATION_INTERVAL = 8, 16
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,11 @@ def _plan(settings: TrainIdentityConfig, steps_an_epoch: int) -> Plan:
 
 
 def validation_interval(steps_an_epoch: int) -> int:
-    """Give the steps between two of held-out codes: once an epoch, as NPHM's move, but not all the time."""
-    return max(steps_an_epoch, _MIN_VALIDATION_INTERVAL)
+    """Give the steps between two of held-out codes: once an epoch, as NPHM's move, but neither always nor hardly ever.
+
+    In an epoch of thousands of scans held-out codes would move too seldom for their losses to mean anything.
+    """
+    return min(max(steps_an_epoch, _MIN_VALIDATION_INTERVAL), _MAX_VALIDATION_INTERVAL)
 
 
 def identity_objective(

@@ -16,7 +16,7 @@ class Tuning:
 
     rows: int = 64
     """With 128 rows the widest kernels hold more than a thread's 255 registers."""
-    warps: int = 8
+    warps: int = 4
     stages: int = 3
     depth: int = 32
     """Terms of a product that are loaded at once."""
@@ -26,7 +26,7 @@ class Tuning:
     """Values by one kernel for all layers."""
 
 
-VALUES = Tuning(rows=128, stages=2, at_once=True)
+VALUES = Tuning(rows=128, warps=8, stages=2, at_once=True)
 """What is fastest where nothing but values is asked for."""
 
 
