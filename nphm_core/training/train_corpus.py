@@ -93,7 +93,7 @@ def _measures(*entries: Entry | None) -> dict[str, float]:
     for entry in entries:
         if entry is not None:
             for group, terms in (("", entry.terms), ("held_out.", entry.validation)):
-                out |= {f"{entry.stage}.{group}{name}": round(float(value), 6) for name, value in terms.items()}
+                out |= {f"{entry.stage}.{group}{name}": float(f"{value:.4g}") for name, value in terms.items()}
     return out
 
 
