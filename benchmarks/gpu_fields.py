@@ -143,7 +143,7 @@ def _tune_values(bench: Bench) -> None:
     field = head.identity
     code, points = head.identity_prior.mean[None], points_near(head, 2**18)[None]
     anchors, codes = dispatch._prepared(field, code)
-    weights, spec = dispatch._padded(field), dispatch._spec(field)
+    weights, spec = dispatch._kept(field).padded, dispatch._spec(field)
     flips = field.member_flip[:, 0].contiguous()
     twin = copy.deepcopy(field).double()
     with_kernel(twin, "plain")

@@ -41,8 +41,8 @@ class Room:
     """None: ask, and take what is needed."""
     most: Int[Tensor, " 1"] | None = None
     """Largest number of tiles that was needed, on the device; more than there is room for means wrong results."""
-    padded: "tuple[object, PaddedWeights] | None" = None
-    """Weights as kernels read them, with what tells whether they are still the same; for values only."""
+    kept: "Kept | None" = None
+    """What calls for values only share."""
 
     def note(self, needed: Int[Tensor, " 1"]) -> None:
         """Remember what an evaluation needs; does not wait for the device."""
@@ -58,7 +58,27 @@ class Room:
 
     def release(self) -> None:
         """Ask the device again from now on."""
-        self.max_tiles = self.most = self.padded = None
+        self.max_tiles = self.most = self.kept = None
+
+
+@dataclass
+class Kept:
+    """What does not change between calls for the values of one head, as a mesh makes: a third of their launches."""
+
+    state: object
+    """Tells whether weights are still the same."""
+    padded: "PaddedWeights"
+    code: Tensor | None = None
+    version: int = 0
+    anchors: Tensor | None = None
+    folded: FoldedCodes | None = None
+
+    def of(self, field: "EnsembleField", code: Tensor) -> tuple[Tensor, FoldedCodes]:
+        """Give a code's anchors and what it adds to the layers."""
+        if self.anchors is None or self.folded is None or self.code is not code or self.version != code._version:
+            self.code, self.version = code, code._version
+            self.anchors, self.folded = _prepared(field, code)
+        return self.anchors, self.folded
 
 
 def is_fused(field: "EnsembleField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
@@ -92,11 +112,13 @@ def fused_sdf(
         return fused_sdf_and_gradient(field, points, code)[0]
     from nphm_core.models.fused.ensemble import ensemble_values
 
-    anchors, codes = _prepared(field, code)
-    weights, spec = _padded(field), _spec(field)
+    kept, spec = _kept(field), _spec(field)
+    anchors, codes = kept.of(field, code)
     flips = field.member_flip[:, 0].contiguous()
     part = max(1, _MAX_POINTS // len(points))
-    done = [ensemble_values(p, anchors, flips, codes.first, codes.skip, weights, spec) for p in points.split(part, 1)]
+    done = [
+        ensemble_values(p, anchors, flips, codes.first, codes.skip, kept.padded, spec) for p in points.split(part, 1)
+    ]
     return done[0] if len(done) == 1 else torch.cat(done, dim=1)
 
 
@@ -155,17 +177,18 @@ def _weights(networks: StackedNetworks) -> "Weights":
     )
 
 
-def _padded(field: "EnsembleField") -> "PaddedWeights":
-    """Pad weights, or give what was padded before, if no weight was written to since.
+@torch.no_grad()
+def _kept(field: "EnsembleField") -> Kept:
+    """Pad weights, or give what was made before, if no weight was written to since.
 
     A replayed graph writes without a trace: whoever captures steps releases the room after them.
     """
     from nphm_core.models.fused.weights import PaddedWeights
 
-    state = tuple((weight.data_ptr(), weight._version) for weight in field.networks.parameters())
-    if field.room.padded is None or field.room.padded[0] != state:
-        field.room.padded = (state, PaddedWeights.of(_weights(field.networks)))
-    return field.room.padded[1]
+    state = tuple((weight.data_ptr(), weight._version) for weight in (*field.parameters(), field.mean_anchors))
+    if field.room.kept is None or field.room.kept.state != state:
+        field.room.kept = Kept(state, PaddedWeights.of(_weights(field.networks)))
+    return field.room.kept
 
 
 def _spec(field: "EnsembleField") -> "Spec":

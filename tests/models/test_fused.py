@@ -175,7 +175,7 @@ def test_on_a_gpu_kernels_serve_one_head_always_and_many_heads_where_each_has_po
 
 
 @needs_triton
-def test_values_follow_weights_that_were_written_to(ensembles):
+def test_values_follow_weights_and_codes_that_were_written_to(ensembles):
     fused, exact = ensembles
     points, code = torch.full((1, 4, 3), 0.1, device=DEVICE), torch.zeros(1, fused.n_code, device=DEVICE)
     with torch.no_grad():
@@ -186,3 +186,8 @@ def test_values_follow_weights_that_were_written_to(ensembles):
         second = fused.sdf(points, code)
         assert not torch.equal(first, second)
         assert _relative(second, exact.sdf(points.double(), code.double())) < 1e-3
+        code.add_(0.2)
+        third = fused.sdf(points, code)
+        assert _relative(third, exact.sdf(points.double(), code.double())) < 1e-3
+        fused.anchor_network[-1].bias.add_(0.05)
+        assert not torch.equal(third, fused.sdf(points, code))
