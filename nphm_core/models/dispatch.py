@@ -75,8 +75,9 @@ class Kept:
 
     def of(self, field: "EnsembleField", code: Tensor) -> tuple[Tensor, FoldedCodes]:
         """Give a code's anchors and what it adds to the layers."""
-        if self.anchors is None or self.folded is None or self.code is not code or self.version != code._version:
-            self.code, self.version = code, code._version
+        version = code._version
+        if self.anchors is None or self.folded is None or self.code is not code or self.version != version:
+            self.code, self.version = code, version
             self.anchors, self.folded = _prepared(field, code)
         return self.anchors, self.folded
 
