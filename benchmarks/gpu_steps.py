@@ -179,7 +179,7 @@ def _network_tunings() -> list["Tuning"]:
     from nphm_core.models.fused.network import Tuning
 
     tiles = [
-        {}, {"stages": 4}, {"max_registers": 128}, {"rows": 64}, {"rows": 64, "warps": 4}, {"rows": 64, "stages": 4},
+        {}, {"stages": 4}, {"max_registers": None}, {"rows": 64}, {"rows": 64, "warps": 4}, {"rows": 64, "stages": 4},
         {"columns": 64, "warps": 4}, {"columns": 64, "warps": 4, "stages": 4}, {"columns": 256}, {"rows": 256},
         {"columns": 256, "stages": 4}, {"rows": 64, "columns": 256}, {"depth": 32, "stages": 4},
         {"depth": 128, "stages": 2},

@@ -36,8 +36,8 @@ class Tuning:
     """Terms of a product that are loaded at once."""
     warps: int = 8
     stages: int = 3
-    max_registers: int | None = None
-    """Of a thread; the fewer, the more tiles share a processor."""
+    max_registers: int | None = 128
+    """Of a thread of a layer's way back: with no more than these two tiles share a processor, and few are short."""
     pass_columns: int = 64
     """Columns of a tile of kernels without a product."""
     pass_warps: int = 8
@@ -168,6 +168,8 @@ class _Call:
         constants = {"N": n, "WIDTH": _up(n), "A_STRIDE": a.shape[1], "SUM_STRIDE": self.n_hidden}
         if self.tuning.products != "library":
             k, tile = z.shape[1], self._launch(z.shape[1])
+            if self.tuning.max_registers is not None:
+                tile["maxnreg"] = self.tuning.max_registers
             factors = self._factors(z, half[:k], (tile["BK"], tile["COLUMNS"]))
             kernels.back_kernel[self._grid(_up(n))](*factors, *given, K=k, STRIDE=half.shape[1], **constants, **tile)
             return below
@@ -193,8 +195,7 @@ class _Call:
         own = self.tuning
         tile = {"ROWS": self.tile_rows, "COLUMNS": own.columns, "BK": _depth(k, own.depth)}
         tile["DESCRIBED"] = own.products == "descriptors"
-        limit = {} if own.max_registers is None else {"maxnreg": own.max_registers}
-        return tile | {"num_warps": own.warps, "num_stages": own.stages} | limit
+        return tile | {"num_warps": own.warps, "num_stages": own.stages}
 
     def _pass_grid(self, width: int) -> tuple[int, int]:
         return triton.cdiv(width, self.tuning.pass_columns), triton.cdiv(self.n_rows, self.tile_rows)
