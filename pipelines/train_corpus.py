@@ -21,7 +21,7 @@ from pipelines.training_inputs import STATES, training_device
 
 log = logging.getLogger("pipelines.train_corpus")
 
-IDENTITY_STEPS, EXPRESSION_STEPS = 40_000, 15_000
+IDENTITY_STEPS, EXPRESSION_STEPS = 10_000, 6_000
 
 
 def main(arguments: list[str] | None = None) -> int:

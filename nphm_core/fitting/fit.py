@@ -33,6 +33,7 @@ from nphm_core.fitting.observations import Observation, checked_observation
 from nphm_core.fitting.roots import Roots
 from nphm_core.fitting.solver import Minimum, minimise
 from nphm_core.fitting.variables import Bases, Basis, Clouds, Variables
+from nphm_core.models.dispatch import plain_operations
 from nphm_core.models.neural_head import NeuralHead
 from nphm_core.spaces import Similarity
 
@@ -87,7 +88,10 @@ def fit_heads(
     try:
         # Gradients of weights would be computed and thrown away.
         head.requires_grad_(False)
-        return [result for part in _batches(problems) for result in _fit(head, part, settings, generator)]
+        # Slopes come from plain operations, as each point has a code of its own there: a trial of a step that was
+        # rounded otherwise, to 1e-4, would end a fit early.
+        with plain_operations():
+            return [result for part in _batches(problems) for result in _fit(head, part, settings, generator)]
     finally:
         for parameter, flag in zip(head.parameters(), is_trained, strict=True):
             parameter.requires_grad_(flag)

@@ -29,8 +29,8 @@ class Extraction:
     """Cells along the longest side of the box."""
     coarse_resolution: int = 32
     """The coarse grid has at least as many cells, if `resolution` has; `resolution` itself is the dense grid."""
-    safety: float = 1.5
-    """Slope of the field up to which nothing is missed."""
+    safety: float = 2.0
+    """Slope of the field up to which nothing is missed; trained fields are steep where surfaces nearly touch."""
     box: Box = HEAD_BOX
     keep_largest: bool = False
     """Drop all pieces but the one with the largest area."""

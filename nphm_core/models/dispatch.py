@@ -7,6 +7,9 @@ below `min_weight` are left out by both ways alike (`blend`). Training by them e
 """
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -82,10 +85,23 @@ class Kept:
         return self.anchors, self.folded
 
 
+_IS_PLAIN = ContextVar("plain operations", default=False)
+
+
+@contextmanager
+def plain_operations() -> Iterator[None]:
+    """Use plain operations inside, whatever the settings of fields say."""
+    before = _IS_PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _IS_PLAIN.reset(before)
+
+
 def is_fused(field: "EnsembleField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
     """Tell whether kernels serve this call."""
     settings = field.settings
-    if settings.kernel == "plain" or not _is_supported(field):
+    if settings.kernel == "plain" or _IS_PLAIN.get() or not _is_supported(field):
         return False
     if settings.kernel == "auto" and not points.is_cuda:
         return False
@@ -126,7 +142,7 @@ def fused_sdf(
 def is_network_fused(field: "ExpressionField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
     """Tell whether kernels serve this call of a wide network: in training only, which needs no slope by the points."""
     trains = torch.is_grad_enabled() and not points.requires_grad
-    if field.settings.kernel == "plain" or not trains or field.settings.n_hidden % 8:
+    if field.settings.kernel == "plain" or _IS_PLAIN.get() or not trains or field.settings.n_hidden % 8:
         return False
     if field.settings.kernel == "auto" and not points.is_cuda:
         return False

@@ -15,7 +15,7 @@ import torch
 
 from nphm_core.config import ExpressionModelConfig, IdentityModelConfig
 from nphm_core.models import dispatch
-from nphm_core.models.dispatch import is_fused, is_network_fused
+from nphm_core.models.dispatch import is_fused, is_network_fused, plain_operations
 from nphm_core.models.expression_field import ExpressionField
 from nphm_core.models.identity_field import EnsembleField
 
@@ -172,6 +172,16 @@ def test_on_a_gpu_kernels_serve_one_head_always_and_many_heads_where_each_has_po
     for shape, expected in served.items():
         assert is_fused(fused, torch.zeros(*shape, 3, device="cuda")) == expected
     assert not is_fused(fused, torch.zeros(1, 10_000, 3, device="cuda", dtype=torch.float64))
+
+
+@needs_triton
+def test_plain_operations_may_be_asked_for_whatever_the_settings_say(ensembles):
+    fused, _ = ensembles
+    points = torch.zeros(1, 10_000, 3, device=DEVICE)
+    assert is_fused(fused, points)
+    with plain_operations():
+        assert not is_fused(fused, points)
+    assert is_fused(fused, points)
 
 
 @needs_triton
