@@ -75,12 +75,18 @@ def page_of(
     page = Page(context.new_page(), folder)
     page.page.on("console", lambda message: page.troubles.append(f"{message.type}: {message.text}"))
     page.page.on("pageerror", lambda error: page.troubles.append(f"error: {error}"))
-    page.page.on("requestfailed", lambda request: page.troubles.append(f"failed: {request.url}"))
+    page.page.on("requestfailed", lambda request: _note_failure(request, page.troubles))
     context.on("request", lambda request: _check_local(request.url, page.troubles))
     try:
         yield page
     finally:
         context.close()
+
+
+def _note_failure(request: Any, troubles: list[str]) -> None:
+    # What was still on its way when the page was left; a file that is not there fails otherwise.
+    if request.failure != "net::ERR_ABORTED":
+        troubles.append(f"failed: {request.url}: {request.failure}")
 
 
 def _check_local(url: str, troubles: list[str]) -> None:
