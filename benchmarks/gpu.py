@@ -39,7 +39,7 @@ PARTS = {
     "fit": gpu_fields.fits,
     "curve": gpu_steps.curve,
     "profile": gpu_steps.profile,
-    "profile-mesh": gpu_fields.profile_mesh,
+    "profile_mesh": gpu_fields.profile_mesh,
     "tune": gpu_fields.tune,
     "tune_deformation": gpu_steps.tune_deformation,
 }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_steps import MACS_A_ROW, tune_deformation
+from benchmarks.gpu_steps import MACS_A_ROW
 from benchmarks.gpu_table import Bench
 from benchmarks.made_heads import CENTRE, RADII, untrained_head
 from nphm_core.config import FitConfig
@@ -83,7 +83,6 @@ def tune(bench: Bench) -> None:
     """Time the kernels cut in other ways."""
     _tune_values(bench)
     _tune_steps(bench)
-    tune_deformation(bench)
 
 
 def _tune_steps(bench: Bench) -> None:
@@ -114,7 +113,7 @@ def _tune_steps(bench: Bench) -> None:
 
 
 def _captured_milliseconds(bench: Bench, field: EnsembleField, points: Tensor, code: Tensor) -> float:
-    """Time values and gradients with their way back as a graph: launched one by one they wait for the processor."""
+    """Time values and gradients with their way back, as a graph."""
 
     def call() -> None:
         sdf, gradient = field.sdf_and_gradient(points, code)
@@ -124,11 +123,7 @@ def _captured_milliseconds(bench: Bench, field: EnsembleField, points: Tensor, c
     call()
     field.room.reserve()
     call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    found = bench.milliseconds(lambda _: graph.replay(), repeats=10)
+    found = bench.captured_milliseconds(call)
     field.room.release()
     return found
 

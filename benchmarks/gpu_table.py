@@ -56,6 +56,14 @@ class Bench:
         torch.cuda.synchronize()
         return statistics.median(a.elapsed_time(b) for a, b in pairwise(marks))
 
+    def captured_milliseconds(self, call: Callable[[], object]) -> float:
+        """Give the median time of a call that has warmed up, as a graph: launched from Python it waits for these."""
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        return self.milliseconds(lambda _: graph.replay())
+
     @contextmanager
     def peak_gb(self, quantity: str, column: str) -> Iterator[None]:
         """Note the most memory that was in use within."""

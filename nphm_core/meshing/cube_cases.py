@@ -13,16 +13,16 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-CORNERS = np.array([[c >> 2 & 1, c >> 1 & 1, c & 1] for c in range(8)])
+CORNERS = tuple((c >> 2 & 1, c >> 1 & 1, c & 1) for c in range(8))
 """Place of each corner in its cube; corner 4 i + 2 j + k lies at (i, j, k)."""
 
-EDGES = np.array([[c, c | bit] for bit in (4, 2, 1) for c in range(8) if not c & bit])
+EDGES = tuple((c, c | bit) for bit in (4, 2, 1) for c in range(8) if not c & bit)
 """Lower and upper corner of each edge; four edges along x, four along y, four along z."""
 
-_EDGE_OF = {frozenset(pair): e for e, pair in enumerate(EDGES.tolist())}
+_EDGE_OF = {frozenset(pair): e for e, pair in enumerate(EDGES)}
 # Corners of each face, counter-clockwise seen from outside the cube.
 _FACES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
-_FACES_AT = [{f for f, face in enumerate(_FACES) if set(pair) <= set(face)} for pair in EDGES.tolist()]
+_FACES_AT = [{f for f, face in enumerate(_FACES) if set(pair) <= set(face)} for pair in EDGES]
 
 
 @cache

@@ -28,10 +28,8 @@ _BOUNDED, _EXACT = 1, 2
 _CHILDREN = tuple((i, j, k) for i in range(3) for j in range(3) for k in range(3))
 """Corners of a cell's eight children, in half the cell's edge."""
 
-_CORNERS = tuple(map(tuple, CORNERS.tolist()))
-_EDGES = tuple(map(tuple, EDGES.tolist()))
 _FACES = tuple((axis, side) for axis in range(3) for side in (0, 1))
-_FACE_CORNERS = tuple(tuple((CORNERS[:, axis] == side).nonzero()[0].tolist()) for axis, side in _FACES)
+_FACE_CORNERS = tuple(tuple(c for c in range(8) if CORNERS[c][axis] == side) for axis, side in _FACES)
 _FACE_STEPS = tuple(tuple((2 * side - 1) * (k == axis) for k in range(3)) for axis, side in _FACES)
 """To the neighbour behind each face."""
 
@@ -60,14 +58,17 @@ class Known:
         """Note corners by sign and least distance from zero."""
         self._value[key], self._state[key] = value, _BOUNDED
 
-    def evaluate(self, key: Int[Tensor, " n"]) -> bool:
+    def evaluate(self, key: Int[Tensor, " n"]) -> None:
+        """Evaluate corners, each named once."""
+        self._value[key], self._state[key] = self._sample(key), _EXACT
+
+    def confirm(self, key: Int[Tensor, " n"]) -> bool:
         """Evaluate corners, each named once, and tell whether the sign of each was known, and right."""
         if len(key) == 0:
             return True
-        before, was_known = self._value[key], self.has(key)
-        value = self._sample(key)
-        self._value[key], self._state[key] = value, _EXACT
-        return bool((was_known & ((before < 0) == (value < 0))).all())
+        before, was_known = self.at(key), self.has(key)
+        self.evaluate(key)
+        return bool((was_known & ((before < 0) == (self.at(key) < 0))).all())
 
     def distinct(self, key: Int[Tensor, " n"]) -> tuple[Int[Tensor, " m"], Int[Tensor, " n"]]:
         """Give the corners that are named, ascending, and each name's place among them."""
@@ -111,7 +112,7 @@ def crossed_cells(
         if stride == 1:
             # Of the others no child is crossed.
             cells = cells[_changes_sign(known.at(inner))]
-        cells = (cells[:, None] + stride * constant(_CORNERS, torch.long, device)).flatten(0, 1)
+        cells = (cells[:, None] + stride * constant(CORNERS, torch.long, device)).flatten(0, 1)
         cells = cells[grid.has_cell(cells)]
     crossed, value = _followed(cells, grid, known)
     return CrossedCells(crossed, value, sample.n_evaluations)
@@ -140,12 +141,15 @@ def _coarse_cells(grid: Grid, stride: int, device: torch.device) -> Int[Tensor, 
 
 
 def _corner_keys(cells: Int[Tensor, "n_cells 3"], stride: int, grid: Grid) -> Int[Tensor, "n_cells 8"]:
-    return grid.key(cells)[:, None] + stride * grid.key(constant(_CORNERS, torch.long, cells.device))
+    return grid.key(cells)[:, None] + stride * grid.key(constant(CORNERS, torch.long, cells.device))
 
 
 def _changes_sign(value: Float[Tensor, "n_cells n_corners"]) -> Bool[Tensor, " n_cells"]:
-    inside = value < 0
-    return inside.any(dim=1) & ~inside.all(dim=1)
+    return _is_mixed(value < 0)
+
+
+def _is_mixed(inside: Bool[Tensor, "*n n_corners"]) -> Bool[Tensor, "*n"]:
+    return inside.any(dim=-1) & ~inside.all(dim=-1)
 
 
 def _refine(inner: Int[Tensor, "n_cells 27"], value: Float[Tensor, "n_cells 8"], slope: float, known: Known) -> None:
@@ -171,7 +175,7 @@ def _refine(inner: Int[Tensor, "n_cells 27"], value: Float[Tensor, "n_cells 8"],
 
 def _room(value: Float[Tensor, "n_cells 8"], slope: float) -> tuple[Tensor, Tensor]:
     """Give how far outside and how far inside the children's corners lie at least (n_cells, 27); negative: unknown."""
-    children, corners = (constant(table, torch.long, value.device) for table in (_CHILDREN, _CORNERS))
+    children, corners = (constant(table, torch.long, value.device) for table in (_CHILDREN, CORNERS))
     away = slope * (children[:, None] - 2 * corners).float().norm(dim=2)
     if value.is_cuda:
         # Eight times the memory, and a tenth of the launches, which cost more here than what they do.
@@ -188,12 +192,12 @@ def _followed(
 ) -> tuple[Int[Tensor, "n_crossed 3"], Float[Tensor, "n_crossed 8"]]:
     """Give the crossed cells in order, with those that the surface enters through a face of a cell at hand."""
     seen = torch.sort(grid.key(cells)).values
-    ends = constant(_EDGES, torch.long, cells.device)
-    offsets = grid.key(constant(_CORNERS, torch.long, cells.device))
+    ends = constant(EDGES, torch.long, cells.device)
+    offsets = grid.key(constant(CORNERS, torch.long, cells.device))
     while True:
         corners = seen[:, None] + offsets
         inside = known.at(corners) < 0
-        is_crossed = (inside.any(dim=1) & ~inside.all(dim=1)).nonzero()[:, 0]
+        is_crossed = _is_mixed(inside).nonzero()[:, 0]
         corners, inside = corners[is_crossed], inside[is_crossed]
         crossed = grid.corner(seen[is_crossed])
         cut = (inside[:, ends[:, 0]] != inside[:, ends[:, 1]]).flatten().nonzero()[:, 0]
@@ -205,8 +209,7 @@ def _followed(
             needed.append(new[~known.has(new)])
         key = known.distinct(torch.cat(needed))[0]
         key = key[~known.has(key, exactly=True)]
-        is_settled = known.evaluate(key) and len(entered) == 0
-        if is_settled:
+        if known.confirm(key) and len(entered) == 0:
             return crossed, known.at(corners)
         # A sign that was wrong has shown, or there are new cells: all at hand are looked at again.
         if len(entered):
@@ -223,6 +226,6 @@ def _is_among(key: Int[Tensor, " n"], ascending: Int[Tensor, " m"]) -> Bool[Tens
 def _entered(cells: Int[Tensor, "n_cells 3"], inside: Bool[Tensor, "n_cells 8"], grid: Grid) -> Int[Tensor, " n"]:
     """Number the cells, some of them more than once, behind faces whose corners differ in sign."""
     face = inside[:, constant(_FACE_CORNERS, torch.long, cells.device)]
-    cell, side = (face.any(dim=2) & ~face.all(dim=2)).nonzero(as_tuple=True)
+    cell, side = _is_mixed(face).nonzero(as_tuple=True)
     neighbour = cells[cell] + constant(_FACE_STEPS, torch.long, cells.device)[side]
     return grid.key(neighbour[grid.has_cell(neighbour)])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nphm_core.geometry.mesh import Mesh
 from nphm_core.meshing.cube_cases import CORNERS, EDGES, case_triangles
-from nphm_core.meshing.grid import HEAD_BOX, Box, Grid
+from nphm_core.meshing.grid import HEAD_BOX, Box, Grid, constant
 from nphm_core.meshing.octree import CrossedCells, Field, crossed_cells
 
 _POINTS_PER_CALL = {"cpu": 2**14, "cuda": 2**19}
@@ -72,9 +72,9 @@ def march(cells: CrossedCells, grid: Grid) -> tuple[Float[Tensor, "n_vertices 3"
     device = cells.value.device
     inside = cells.value < 0
     case = (inside.long() << torch.arange(8, device=device)).sum(dim=1)
-    ends = torch.as_tensor(EDGES, device=device)
+    ends = constant(EDGES, torch.long, device)
     cell, edge = torch.nonzero(inside[:, ends[:, 0]] != inside[:, ends[:, 1]], as_tuple=True)
-    offsets = torch.as_tensor(CORNERS, device=device)
+    offsets = constant(CORNERS, torch.long, device)
     low, axis = cells.corner[cell] + offsets[ends[edge, 0]], edge // 4
     key, vertex = torch.unique(3 * grid.key(low) + axis, return_inverse=True)
     # Every cell at an edge knows the same values: any of them may write.

@@ -66,7 +66,7 @@ class Room:
 
 @dataclass
 class Kept:
-    """What does not change between calls for the values of one head, as a mesh makes: a third of their launches."""
+    """What does not change between calls for the values of one head, as a mesh makes many of."""
 
     state: object
     """Tells whether weights are still the same."""
@@ -100,12 +100,7 @@ def plain_operations() -> Iterator[None]:
 
 def is_fused(field: "EnsembleField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
     """Tell whether kernels serve this call."""
-    settings = field.settings
-    if settings.kernel == "plain" or _IS_PLAIN.get() or not _is_supported(field):
-        return False
-    if settings.kernel == "auto" and not points.is_cuda:
-        return False
-    return points.dtype == torch.float32 and _is_worth_it(points)
+    return _is_supported(field) and _is_wanted(field.settings.kernel, points)
 
 
 def fused_sdf_and_gradient(
@@ -142,12 +137,8 @@ def fused_sdf(
 def is_network_fused(field: "ExpressionField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
     """Tell whether kernels serve this call of a wide network: in training only, which needs no slope by the points."""
     trains = torch.is_grad_enabled() and not points.requires_grad
-    if field.settings.kernel == "plain" or _IS_PLAIN.get() or not trains or field.settings.n_hidden % 8:
-        return False
-    if field.settings.kernel == "auto" and not points.is_cuda:
-        return False
-    fits = field.networks.skip > 1 and field.networks.n_out <= _MAX_OUT and points.shape[1] >= _MIN_TILE
-    return points.dtype == torch.float32 and fits and _is_worth_it(points)
+    fits = field.networks.skip > 1 and field.networks.n_out <= _MAX_OUT and field.settings.n_hidden % 8 == 0
+    return trains and fits and points.shape[1] >= _MIN_TILE and _is_wanted(field.settings.kernel, points)
 
 
 def fused_network_values(
@@ -227,6 +218,13 @@ def _is_supported(field: "EnsembleField") -> bool:
         and settings.n_hidden <= _MAX_WIDTH
         and settings.n_hidden % 8 == 0
     )
+
+
+def _is_wanted(kernel: str, points: Tensor) -> bool:
+    """Tell whether a setting and the place asked from want kernels, and they have enough to do."""
+    if kernel == "plain" or _IS_PLAIN.get() or (kernel == "auto" and not points.is_cuda):
+        return False
+    return points.dtype == torch.float32 and _is_worth_it(points)
 
 
 def _is_worth_it(points: Tensor) -> bool:

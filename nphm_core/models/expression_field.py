@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nphm_core.config import ExpressionModelConfig
 from nphm_core.models.dispatch import fused_network_values, is_network_fused
-from nphm_core.models.identity_field import N_ANCHORS, whole_rows
+from nphm_core.models.identity_field import N_ANCHORS
 from nphm_core.models.networks import FoldedCodes, RowGroups, StackedNetworks
 
 
@@ -32,11 +32,15 @@ class FixedDeformation:
     networks: StackedNetworks
     codes: FoldedCodes
 
-    def deformation(self, points: Float[Tensor, "n_heads n_points 3"]) -> Float[Tensor, "n_heads n_points 3"]:
-        """Give offsets."""
+    def values(self, points: Float[Tensor, "n_heads n_points 3"]) -> Float[Tensor, "n_heads n_points n_out"]:
+        """Give what the network says: offsets, then ambient coordinates."""
         rows = points.flatten(0, 1)
         values = self.networks.values(rows, self.codes, RowGroups((0, len(rows)), None))
-        return values[:, :3].unflatten(0, points.shape[:2])
+        return values.unflatten(0, points.shape[:2])
+
+    def deformation(self, points: Float[Tensor, "n_heads n_points 3"]) -> Float[Tensor, "n_heads n_points 3"]:
+        """Give offsets."""
+        return self.values(points)[..., :3]
 
     def deformation_and_jacobian(
         self, points: Float[Tensor, "n_heads n_points 3"]
@@ -89,10 +93,9 @@ class ExpressionField(nn.Module):
         expression_code: Float[Tensor, "n_heads n_code"],
     ) -> Float[Tensor, "n_heads n_points n_out"]:
         """Give what the network says: offsets, then ambient coordinates."""
-        code = torch.cat([condition, expression_code], dim=1)
         if is_network_fused(self, points):
-            return fused_network_values(self.networks, points, code)
-        return self.networks.values(*whole_rows(self.networks, points, code)).unflatten(0, points.shape[:2])
+            return fused_network_values(self.networks, points, torch.cat([condition, expression_code], dim=1))
+        return self.at(condition, expression_code).values(points)
 
     def deformation(
         self,

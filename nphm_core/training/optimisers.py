@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nphm_core.config import OptimiserConfig
 from nphm_core.models.dispatch import has_kernels
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 # What PyTorch's embedding and its clipping add to a norm before they divide by it.
 _RENORM_EPSILON, _CLIP_EPSILON = 1e-7, 1e-6
 
@@ -94,7 +94,7 @@ class Codebook:
     def advance(self, rate: float) -> None:
         """Count a step, and set how far the next `move` goes."""
         self.steps += 1
-        self._size.fill_(-rate * (1 - _BETA2**self.steps) ** 0.5 / (1 - _BETA1**self.steps))
+        self._size.fill_(-rate * (1 - BETA2**self.steps) ** 0.5 / (1 - BETA1**self.steps))
 
     def move(self, rows: Int[Tensor, " n_batch"], gradient: Float[Tensor, "n_batch n_code"]) -> None:
         """Do what `update` does in a step that has been counted; all on the device, so that it can be captured."""
@@ -106,11 +106,11 @@ class Codebook:
             return
         used = (gradient != 0).any(dim=1, keepdim=True)
         clip_(gradient, self._settings.clip_norm)
-        first = torch.lerp(self._first[rows], gradient, 1 - _BETA1)
-        second = torch.lerp(self._second[rows], gradient.square(), 1 - _BETA2)
+        first = torch.lerp(self._first[rows], gradient, 1 - BETA1)
+        second = torch.lerp(self._second[rows], gradient.square(), 1 - BETA2)
         self._first[rows] = torch.where(used, first, self._first[rows])
         self._second[rows] = torch.where(used, second, self._second[rows])
-        moved = torch.addcdiv(self.codes[rows], self._size * first, second.sqrt() + _EPSILON)
+        moved = torch.addcdiv(self.codes[rows], self._size * first, second.sqrt() + EPSILON)
         self.codes[rows] = torch.where(used, moved, self.codes[rows])
 
     def state(self) -> dict[str, Tensor]:

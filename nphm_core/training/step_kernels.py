@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nphm_core.training.coded_meshes import NORMAL_STEPS, TRUST_STEPS
+from nphm_core.training.optimisers import BETA1, BETA2, EPSILON
 
 _NORMAL_STEPS, _TRUST_STEPS = tl.constexpr(NORMAL_STEPS), tl.constexpr(TRUST_STEPS)
 _MIN_LENGTH = tl.constexpr(1e-12)
 _BLOCK, _PAIRS = 256, 64
-_BETA1, _BETA2, _EPSILON = tl.constexpr(0.9), tl.constexpr(0.999), tl.constexpr(1e-8)
+_BETA1, _BETA2, _EPSILON = tl.constexpr(BETA1), tl.constexpr(BETA2), tl.constexpr(EPSILON)
 
 
 @dataclass(frozen=True)

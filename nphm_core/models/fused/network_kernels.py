@@ -2,10 +2,10 @@
 
 A program makes a tile of ROWS rows and COLUMNS columns of a layer's output; those of the same rows follow one another,
 so that what they all read stays in the cache. Codes are biases of each head's rows, which lie together; a tile must not
-have rows of three heads. Activations
-are kept in half precision, from which the slope of softplus is 1 - exp(-beta a). Weights lie as PyTorch has them,
-(outputs, inputs), with rows of STRIDE numbers. The input of the skip connection has its places behind all other
-columns, in front of which columns of zeros fill up eight: in products with half precision it has none.
+have rows of three heads. Activations are kept in half precision, from which the slope of softplus is 1 - exp(-beta a).
+Weights lie as PyTorch has them, (outputs, inputs), with rows of STRIDE numbers. The input of the skip connection has
+its places behind all other columns, in front of which columns of zeros fill up eight: in products with half precision
+it has none.
 """
 
 import triton
