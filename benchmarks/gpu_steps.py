@@ -178,20 +178,12 @@ def tune_deformation(bench: Bench) -> None:
 def _network_tunings() -> list["Tuning"]:
     from nphm_core.models.fused.network import Tuning
 
-    tiles = [
-        {}, {"stages": 4}, {"max_registers": None}, {"rows": 64}, {"rows": 64, "warps": 4}, {"rows": 64, "stages": 4},
-        {"columns": 64, "warps": 4}, {"columns": 64, "warps": 4, "stages": 4}, {"columns": 256}, {"rows": 256},
-        {"columns": 256, "stages": 4}, {"rows": 64, "columns": 256}, {"depth": 32, "stages": 4},
-        {"depth": 128, "stages": 2},
+    changes = [
+        {}, {"stages": 2}, {"stages": 4}, {"max_registers": None}, {"rows": 64, "warps": 4},
+        {"columns": 64, "warps": 4}, {"columns": 64}, {"depth": 32, "stages": 4},
+        {"depth": 128, "stages": 2}, {"pass_columns": 32}, {"pass_columns": 128}, {"pass_warps": 8},
     ]  # fmt: skip
-    kernels = [{"products": products, **tile} for products in ("pointers", "descriptors") for tile in tiles]
-    kernels += [{"pass_columns": 128}, {"pass_columns": 32}, {"pass_warps": 4}]
-    passes = [
-        {"rows": rows, "pass_columns": columns, "pass_warps": warps}
-        for rows, columns, warps in ((32, 64, 4), (32, 128, 4), (64, 64, 4), (64, 64, 8), (64, 128, 8), (128, 64, 8))
-    ]
-    library = [{"products": "library", **one} for one in passes] + [{"products": "library", "exact_sums": True}]
-    return [Tuning(**one) for one in (*kernels, *library)]
+    return [Tuning(**one) for one in changes]
 
 
 def _changes(tuning: "Tuning") -> str:

@@ -177,7 +177,9 @@ class ExpressionModelConfig(Section):
     n_layers: int = Field(7, ge=3, description="linear layers of the network")
     condition_noise: float = Field(0.005, ge=0, description="noise on the compressed identity in training")
     kernel: Literal["auto", "fused", "plain"] = Field(
-        "auto", description="how a GPU evaluates the network in training, as for the identity field"
+        "auto",
+        description="how a GPU evaluates the network in training, as for the identity field; `auto` takes the kernels "
+        "on an H100 and later cards",
     )
 
 
@@ -215,7 +217,7 @@ class TrainIdentityConfig(Section):
     code_spread: float = Field(0.1, gt=0, description="norm of the codes at the start")
     validation_subjects: tuple[str, ...] = Field((), description="subjects whose codes are found with frozen weights")
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products on a GPU")
-    captured: bool = Field(True, description="do steps as CUDA graphs on one GPU, where the kernels run")
+    captured: bool = Field(True, description="do steps as CUDA graphs on GPUs, where the kernels run")
     checkpoint_every: int = Field(2_000, ge=1, description="steps between two states to resume from")
     log_every: int = Field(50, ge=1, description="steps between two lines of the log")
 
@@ -243,7 +245,7 @@ class TrainExpressionConfig(Section):
     code_spread: float = Field(0.14, gt=0, description="norm of the codes at the start")
     joint_steps: int = Field(0, ge=0, description="further steps that train both fields and all codes together")
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products on a GPU")
-    captured: bool = Field(True, description="do steps as CUDA graphs on one GPU, where the kernels run")
+    captured: bool = Field(True, description="do steps as CUDA graphs on GPUs, where the kernels run")
     checkpoint_every: int = Field(5_000, ge=1, description="steps between two states to resume from")
     log_every: int = Field(100, ge=1, description="steps between two lines of the log")
 

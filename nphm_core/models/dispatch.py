@@ -136,6 +136,8 @@ def fused_sdf(
 
 def is_network_fused(field: "ExpressionField", points: Float[Tensor, "n_heads n_points 3"]) -> bool:
     """Tell whether kernels serve this call of a wide network: in training only, which needs no slope by the points."""
+    if field.settings.kernel == "auto" and not _copies_tiles(points.device):
+        return False
     trains = torch.is_grad_enabled() and not points.requires_grad
     fits = field.networks.skip > 1 and field.networks.n_out <= _MAX_OUT and field.settings.n_hidden % 8 == 0
     return trains and fits and points.shape[1] >= _MIN_TILE and _is_wanted(field.settings.kernel, points)
@@ -238,6 +240,13 @@ def _is_worth_it(points: Tensor) -> bool:
 
 def _is_trained(field: "EnsembleField") -> bool:
     return any(parameter.requires_grad for parameter in field.parameters())
+
+
+@cache
+def _copies_tiles(device: torch.device) -> bool:
+    """Tell whether hardware copies tiles, as NVIDIA's does since the H100; the wide network's kernels rest on that."""
+    is_nvidia = device.type == "cuda" and torch.version.cuda is not None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @cache

@@ -1,9 +1,9 @@
 """A step of training captured as CUDA graphs: launched by two calls where it took hundreds.
 
 One graph holds the loss and its gradients, the other the optimisers; between them processes sum. What a step draws is
-copied to where the graphs read it. The first steps of a run are not captured: they warm up, and tell how many tiles
-the kernels of the ensemble need. A graph has room for a quarter more; if a step ever needs more than nine tenths of
-the room, steps are captured anew.
+copied to where the graphs read it; meanwhile the next step's is drawn. The first steps of a run are not captured: they
+warm up, and tell how many tiles the kernels of the ensemble need. A graph has room for a quarter more; if a step ever
+needs more than nine tenths of the room, steps are captured anew.
 """
 
 from collections.abc import Callable, Mapping
@@ -78,18 +78,32 @@ class CapturedStep:
             parts.move_weights()
             for name, slope in self._slopes.items():
                 objective.codebooks[name].move(self._rows[name], slope)
+        self._side, self._has_read = torch.cuda.Stream(), torch.cuda.Event()
+        self._ahead: tuple[int, list[Tensor]] = (-1, [])
 
     def __call__(self, step: int, code_rate: float) -> dict[str, Tensor]:
         """Do a step; the terms are overwritten by the next one."""
-        objective = self._parts.objective
-        fresh = [*_tensors(objective.draw(step)), *objective.rows(step).values()]
-        _copy([*_tensors(self._drawn), *self._rows.values()], fresh)
+        objective, main = self._parts.objective, torch.cuda.current_stream()
+        if self._ahead[0] != step:
+            self._has_read.record(main)
+            self._draw_ahead(step)
+        main.wait_stream(self._side)
+        _copy([*_tensors(self._drawn), *self._rows.values()], self._ahead[1])
+        self._has_read.record(main)
         self._first.replay()
+        self._draw_ahead(step + 1)
         self._parts.sum_gradients(self._slopes)
         for name in self._slopes:
             objective.codebooks[name].advance(code_rate)
         self._second.replay()
         return self._terms
+
+    def _draw_ahead(self, step: int) -> None:
+        """Draw for a step beside what is under way, into memory that the step before has read by then."""
+        objective = self._parts.objective
+        with torch.cuda.stream(self._side):
+            self._side.wait_event(self._has_read)
+            self._ahead = (step, [*_tensors(objective.draw(step)), *objective.rows(step).values()])
 
     def is_full(self) -> bool:
         """Tell whether rows nearly lack room; TrainingError where they did. Waits for the device."""

@@ -167,9 +167,7 @@ class Trainer:
 
     def _captures(self) -> bool:
         if self._is_captured is None:
-            # With several processes graphs were never run.
-            wanted = self.plan.captured and self.processes.count == 1
-            wanted = wanted and all(parameter.is_cuda for parameter in self._parameters)
+            wanted = self.plan.captured and all(parameter.is_cuda for parameter in self._parameters)
             self._is_captured = wanted and getattr(self.objective, "is_capturable", False)
         return self._is_captured
 

@@ -170,10 +170,10 @@ def terms_kernel(
     of_pairs = scale * tl.sum(pairs) / N_OUT / tl.where(weighed > 0, weighed, 1.0)
     of_codes = scale * tl.sum(length)
     of_zero = scale * tl.sum(zero) / (3 * tl.maximum(n_points - n_pairs, 1))
-    tl.store(terms + 4 * scan, of_pairs)
-    tl.store(terms + 4 * scan + 1, of_codes)
-    tl.store(terms + 4 * scan + 2, of_zero)
-    tl.store(terms + 4 * scan + 3, weight_pairs * of_pairs + weight_codes * of_codes + weight_zero * of_zero)
+    tl.store(terms + scan, of_pairs)
+    tl.store(terms + n_scans + scan, of_codes)
+    tl.store(terms + 2 * n_scans + scan, of_zero)
+    tl.store(terms + 3 * n_scans + scan, weight_pairs * of_pairs + weight_codes * of_codes + weight_zero * of_zero)
 
 
 @triton.jit
@@ -233,12 +233,12 @@ class PointTerms(torch.autograd.Function):
         """Evaluate the terms of all scans, and sum."""
         n_scans, n_pairs = weight.shape
         given = [t.contiguous() for t in (values, source, target, weight, codes)]
-        terms, totals = values.new_empty(n_scans, 4), values.new_empty(n_scans)
+        terms, totals = values.new_empty(4, n_scans), values.new_empty(n_scans)
         sizes = (n_scans, n_pairs, values.shape[1], codes.shape[1])
         ctx.numbers = (*sizes, weights.pairs, weights.codes, weights.zero)
         terms_kernel[(n_scans,)](*given, terms, totals, *ctx.numbers, N_OUT=values.shape[2], BLOCK=_BLOCK)
         ctx.save_for_backward(*given, totals)
-        return terms.sum(dim=0)
+        return terms.sum(dim=1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -118,23 +118,13 @@ def test_room_that_suffices_changes_nothing_and_too_little_shows(ensembles):
 
 
 @needs_triton
-@pytest.mark.parametrize(
-    "tuning",
-    [
-        {},
-        {"rows": 16, "columns": 16, "depth": 16, "pass_columns": 16},
-        {"products": "descriptors", "rows": 16, "columns": 16, "depth": 16},
-        {"products": "library", "rows": 16},
-        {"products": "library", "exact_sums": True},
-    ],
-    ids=str,
-)
-def test_slopes_of_a_deformation_are_those_of_float64(tuning, monkeypatch):
-    from nphm_core.models.fused.network import Tuning
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_slopes_of_a_deformation_are_those_of_float64(is_cut, monkeypatch):
+    if is_cut:
+        from nphm_core.models.fused.network import Tuning
 
-    usual = dispatch._network_shape
-    tuned = Tuning(**tuning)
-    monkeypatch.setattr(dispatch, "_network_shape", lambda *a: dataclasses.replace(usual(*a), tuning=tuned))
+        usual, tuning = dispatch._network_shape, Tuning(rows=16, columns=16, depth=16, pass_columns=16)
+        monkeypatch.setattr(dispatch, "_network_shape", lambda *a: dataclasses.replace(usual(*a), tuning=tuning))
     torch.manual_seed(0)
     settings = ExpressionModelConfig(n_expression=6, n_condition=4, n_hidden=32, n_layers=5, kernel="fused")
     fused = ExpressionField(settings, 20).to(DEVICE)
@@ -172,6 +162,17 @@ def test_on_a_gpu_kernels_serve_one_head_always_and_many_heads_where_each_has_po
     for shape, expected in served.items():
         assert is_fused(fused, torch.zeros(*shape, 3, device="cuda")) == expected
     assert not is_fused(fused, torch.zeros(1, 10_000, 3, device="cuda", dtype=torch.float64))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_card_before_the_h100_has_to_be_asked_to_train_the_deformation_by_kernels(monkeypatch):
+    monkeypatch.setattr(dispatch, "_copies_tiles", lambda device: False)
+    settings = ExpressionModelConfig(n_expression=6, n_condition=4, n_hidden=32, n_layers=5)
+    points = torch.zeros(2, 10_000, 3, device="cuda")
+    for kernel, expected in (("auto", False), ("fused", True)):
+        field = ExpressionField(settings.model_copy(update={"kernel": kernel}), 20).to("cuda")
+        assert is_network_fused(field, points) == expected
 
 
 @needs_triton

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from nphm_core.errors import TrainingError
 from nphm_core.training.journal import Entry
 from nphm_core.training.loop import Run, matrix_precision
+from nphm_core.training.train_expression import train_expression
 from nphm_core.training.train_identity import train_identity
 from tests.training import toy
 
@@ -146,6 +147,18 @@ def test_a_gpu_trains_and_resumes_within_float_noise(stage, tmp_path):
     resumed = Recorder()
     toy.train(stage, tmp_path, hooks=(resumed,), device=device)
     assert resumed.entries[-1].terms["total"] == pytest.approx(whole.entries[-1].terms["total"], rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_captured_steps_draw_and_move_what_others_do():
+    losses = []
+    for captured in (True, False):
+        recorder, settings = Recorder(), toy.EXPRESSION.model_copy(update={"captured": captured})
+        pairs = toy.stretched(device=torch.device("cuda"))
+        train_expression(toy.untrained_head(), pairs, settings, seed=3, run=Run(hooks=(recorder,)))
+        losses.append([entry.terms["total"] for entry in recorder.entries])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.gpu

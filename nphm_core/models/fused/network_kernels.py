@@ -1,11 +1,12 @@
 """Kernels of one wide network that sees every point: layers with their softplus, and the way back through them.
 
-A program makes a tile of ROWS rows and COLUMNS columns of a layer's output; those of the same rows follow one another,
-so that what they all read stays in the cache. Codes are biases of each head's rows, which lie together; a tile must not
-have rows of three heads. Activations are kept in half precision, from which the slope of softplus is 1 - exp(-beta a).
-Weights lie as PyTorch has them, (outputs, inputs), with rows of STRIDE numbers. The input of the skip connection has
-its places behind all other columns, in front of which columns of zeros fill up eight: in products with half precision
-it has none.
+A tile is ROWS rows and COLUMNS columns of a layer's output; those of the same rows follow one another, so that what
+they all read stays in the cache. Matrices are given by descriptors, from which the hardware copies whole tiles (since
+the H100; compilers for older cards make pointers of them): beyond a matrix there are zeros, and nothing is stored.
+Codes are biases of each head's rows, which lie together; a tile must not have rows of three heads. Activations are kept
+in half precision, from which the slope of softplus is 1 - exp(-beta a). Weights lie as PyTorch has them, (outputs,
+inputs). The input of the skip connection has its places behind all other columns, in front of which columns of zeros
+fill up eight: in products with half precision it has none.
 """
 
 import triton
@@ -14,12 +15,7 @@ import triton.language as tl
 from nphm_core.models.fused.layer_kernels import decay, softplus
 
 PLACE_COLUMNS = tl.constexpr(8)
-
-
-@triton.jit
-def _tile(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Give the rows and columns of a program."""
-    return tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+N_MAXIMA = tl.constexpr(128)
 
 
 @triton.jit
@@ -50,152 +46,96 @@ def _head_bias(codes, row, column, n_rows, per_head, N: tl.constexpr, ROWS: tl.c
 
 
 @triton.jit
-def _store_sums(sums, value, row, column, n_rows, per_head, n_slots, WIDTH: tl.constexpr, ROWS: tl.constexpr):
-    """Store the sums of each head's rows in the slot of the head that belongs to this tile."""
-    tile = tl.program_id(1)
-    head = tile * ROWS // per_head
-    end = (head + 1) * per_head
-    slot = head * n_slots + tile - head * per_head // ROWS
-    own = tl.sum(tl.where((row < end)[:, None], value, 0.0), axis=0)
-    tl.store(sums + slot * WIDTH + column, own, mask=column < WIDTH)
-    if end < tl.minimum((tile + 1) * ROWS, n_rows):
-        other = tl.sum(tl.where((row < end)[:, None], 0.0, value), axis=0)
-        # The first slot of the next head.
-        tl.store(sums + (head + 1) * n_slots * WIDTH + column, other, mask=column < WIDTH)
-
-
-@triton.jit
-def _product(
-    rows_in,
-    weight,
-    row,
-    column,
-    n_rows,
-    BACK: tl.constexpr,
-    DESCRIBED: tl.constexpr,
-    K: tl.constexpr,
-    N: tl.constexpr,
-    IN_STRIDE: tl.constexpr,
-    STRIDE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BK: tl.constexpr,
-):
-    """Multiply K columns with a weight (N, K), or going back with a weight (K, N)."""
-    sums = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for k in range(0, K, BK):
-        if DESCRIBED:
-            x, w = _described(rows_in, weight, k, BACK, ROWS, COLUMNS)
-        else:
-            x, w = _pointed(rows_in, weight, row, column, k, n_rows, BACK, K, N, IN_STRIDE, STRIDE, COLUMNS, BK)
-        sums = tl.dot(x, w, sums)
-    return sums
-
-
-@triton.jit
-def _described(rows_in, weight, k, BACK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Load the factors of a product by the hardware that copies tiles; beyond the matrices there are zeros."""
-    x = rows_in.load([tl.program_id(1) * ROWS, k])
-    if BACK:
-        w = weight.load([k, tl.program_id(0) * COLUMNS])
-    else:
-        w = weight.load([tl.program_id(0) * COLUMNS, k]).T
-    return x, w
-
-
-@triton.jit
-def _pointed(
-    rows_in,
-    weight,
-    row,
-    column,
-    k,
-    n_rows,
-    BACK: tl.constexpr,
-    K: tl.constexpr,
-    N: tl.constexpr,
-    IN_STRIDE: tl.constexpr,
-    STRIDE: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    BK: tl.constexpr,
-):
-    """Load the factors of a product."""
-    c = k + tl.arange(0, BK)
-    # Rows and columns too many repeat the last one: loads without masks are faster, and nobody stores them.
-    left = rows_in + tl.minimum(row, n_rows - 1)[:, None] * IN_STRIDE + c[None, :]
-    if BACK:
-        right = weight + c[:, None] * STRIDE + column[None, :]
-    else:
-        right = weight + tl.minimum(column, N - 1)[None, :] * STRIDE + c[:, None]
-    fits = (c < K)[:, None]
-    if BACK and N % COLUMNS != 0:
-        fits = fits & (column < N)[None, :]
-    if K % BK == 0:
-        x = tl.load(left)
-    else:
-        x = tl.load(left, mask=(c < K)[None, :], other=0.0)
-    if K % BK == 0 and (not BACK or N % COLUMNS == 0):
-        w = tl.load(right)
-    else:
-        w = tl.load(right, mask=fits, other=0.0)
-    return x, w
-
-
-@triton.jit
-def _store_activation(
-    out,
+def _store_sums(
     sums,
-    bias,
-    points,
-    by_place,
-    row,
-    column,
-    n_rows,
-    per_head,
-    scale,
-    SKIP: tl.constexpr,
-    N: tl.constexpr,
-    WIDTH: tl.constexpr,
-    OUT_STRIDE: tl.constexpr,
-    PLACE_STRIDE: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Store a layer's softplus, given its product; see `linear_kernel`."""
-    if SKIP:
-        sums = (sums + _by_place(points, by_place, row, column, n_rows, N, PLACE_STRIDE)) * scale
-        sums += _head_bias(bias, row, column, n_rows, per_head, N, ROWS)
-    else:
-        sums += tl.load(bias + column, mask=column < N, other=0.0)[None, :]
-    a = softplus(sums)
-    if N < WIDTH:
-        a = tl.where((column < N)[None, :], a, 0.0)
-    fits = (row < n_rows)[:, None] & (column < WIDTH)[None, :]
-    tl.store(out + row[:, None] * OUT_STRIDE + column[None, :], a.to(tl.float16), mask=fits)
-
-
-@triton.jit
-def _store_slope(
-    z,
-    total,
-    a,
-    sums,
+    value,
     row,
     column,
     n_rows,
     per_head,
     n_slots,
+    BY_HEADS: tl.constexpr,
     N: tl.constexpr,
-    WIDTH: tl.constexpr,
-    A_STRIDE: tl.constexpr,
-    SUM_STRIDE: tl.constexpr,
+    STRIDE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Store slopes before a softplus, given those behind it, and their sums; zero in columns that only fill up."""
-    fits = (row < n_rows)[:, None] & (column < WIDTH)[None, :]
-    slope = 1.0 - decay(tl.load(a + row[:, None] * A_STRIDE + column[None, :], mask=fits, other=0.0))
-    total = tl.where((row < n_rows)[:, None] & (column < N)[None, :], total * slope, 0.0)
-    tl.store(z + row[:, None] * WIDTH + column[None, :], total.to(tl.float16), mask=fits)
-    _store_sums(sums, total, row, column, n_rows, per_head, n_slots, SUM_STRIDE, ROWS)
+    """Store the sums of a tile's rows in its slot, or those of each head's rows in the head's slot for this tile."""
+    tile = tl.program_id(1)
+    if BY_HEADS:
+        head = tile * ROWS // per_head
+        end = (head + 1) * per_head
+        slot = head * n_slots + tile - head * per_head // ROWS
+        own = tl.sum(tl.where((row < end)[:, None], value, 0.0), axis=0)
+        tl.store(sums + slot * STRIDE + column, own, mask=column < N)
+        if end < tl.minimum((tile + 1) * ROWS, n_rows):
+            other = tl.sum(tl.where((row < end)[:, None], 0.0, value), axis=0)
+            # The first slot of the next head.
+            tl.store(sums + (head + 1) * n_slots * STRIDE + column, other, mask=column < N)
+    else:
+        tl.store(sums + tile * STRIDE + column, tl.sum(value, axis=0), mask=column < N)
+
+
+@triton.jit
+def _tile(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Give a program's first row and column."""
+    return tl.program_id(1) * ROWS, tl.program_id(0) * COLUMNS
+
+
+@triton.jit
+def _code_bias(
+    codes,
+    weight,
+    bias,
+    out,
+    n_heads,
+    scale,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    STRIDE: tl.constexpr,
+    HEADS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BK: tl.constexpr,
+):
+    column, head = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS), tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    sums = tl.zeros((HEADS, COLUMNS), dtype=tl.float32)
+    for k in range(0, K, BK):
+        c = k + tl.arange(0, BK)
+        fits = (head < n_heads)[:, None] & (c < K)[None, :]
+        code = tl.load(codes + head[:, None] * K + c[None, :], mask=fits, other=0.0)
+        fits = (c < K)[:, None] & (column < N)[None, :]
+        w = tl.load(weight + column[None, :] * STRIDE + c[:, None], mask=fits, other=0.0)
+        sums = tl.dot(code, w, sums)
+    sums = sums * scale + tl.load(bias + column, mask=column < N, other=0.0)[None, :]
+    fits = (head < n_heads)[:, None] & (column < N)[None, :]
+    tl.store(out + head[:, None] * N + column[None, :], sums, mask=fits)
+
+
+@triton.jit
+def code_kernel(
+    codes,
+    first,
+    first_bias,
+    skip,
+    skip_bias,
+    out,
+    n_heads,
+    scale,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    FIRST_STRIDE: tl.constexpr,
+    SKIP_STRIDE: tl.constexpr,
+    HEADS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """What codes add to the first layer (n_heads, N), biases included, and behind it to that of the skip connection.
+
+    Both weights begin with their first column for codes; a program serves HEADS heads and COLUMNS columns.
+    """
+    if tl.program_id(2) == 0:
+        _code_bias(codes, first, first_bias, out, n_heads, 1.0, N, K, FIRST_STRIDE, HEADS, COLUMNS, BK)
+    else:
+        _code_bias(codes, skip, skip_bias, out + n_heads * N, n_heads, scale, N, K, SKIP_STRIDE, HEADS, COLUMNS, BK)
 
 
 @triton.jit
@@ -214,11 +154,11 @@ def enter_kernel(
     COLUMNS: tl.constexpr,
 ):
     """First layer; `places` are the columns of the skip connection's input, rows of WIDE, that it puts places into."""
-    row, column = _tile(ROWS, COLUMNS)
+    first_row, first_column = _tile(ROWS, COLUMNS)
+    row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
     pre = _by_place(points, weight, row, column, n_rows, N, STRIDE)
     pre += _head_bias(codes, row, column, n_rows, per_head, N, ROWS)
-    fits = (row < n_rows)[:, None] & (column < N)[None, :]
-    tl.store(out + row[:, None] * N + column[None, :], softplus(pre).to(tl.float16), mask=fits)
+    out.store([first_row, first_column], softplus(pre).to(tl.float16))
     if tl.program_id(0) == 0:
         c = tl.arange(0, PLACE_COLUMNS)[None, :]
         place = tl.load(points + 3 * row[:, None] + c, mask=(row < n_rows)[:, None] & (c < 3), other=0.0)
@@ -237,55 +177,31 @@ def linear_kernel(
     per_head,
     scale,
     SKIP: tl.constexpr,
-    DESCRIBED: tl.constexpr,
     K: tl.constexpr,
     N: tl.constexpr,
     WIDTH: tl.constexpr,
-    IN_STRIDE: tl.constexpr,
-    OUT_STRIDE: tl.constexpr,
     STRIDE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """A layer of N columns, and zeros up to WIDTH; with SKIP places come in, all is scaled, and heads have biases.
-
-    With DESCRIBED the factors are given by descriptors, not pointers.
-    """
-    row, column = _tile(ROWS, COLUMNS)
-    sums = _product(rows_in, weight, row, column, n_rows, False, DESCRIBED, K, N, IN_STRIDE, STRIDE, ROWS, COLUMNS, BK)
-    _store_activation(
-        out, sums, bias, points, by_place, row, column, n_rows, per_head, scale, SKIP, N, WIDTH, OUT_STRIDE, STRIDE,
-        ROWS,
-    )  # fmt: skip
-
-
-@triton.jit
-def finish_kernel(
-    product,
-    bias,
-    points,
-    by_place,
-    out,
-    n_rows,
-    per_head,
-    scale,
-    SKIP: tl.constexpr,
-    N: tl.constexpr,
-    WIDTH: tl.constexpr,
-    OUT_STRIDE: tl.constexpr,
-    STRIDE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """What `linear_kernel` does behind its product, which is given; `out` may be the product's memory."""
-    row, column = _tile(ROWS, COLUMNS)
-    fits = (row < n_rows)[:, None] & (column < WIDTH)[None, :]
-    sums = tl.load(product + row[:, None] * OUT_STRIDE + column[None, :], mask=fits, other=0.0).to(tl.float32)
-    _store_activation(
-        out, sums, bias, points, by_place, row, column, n_rows, per_head, scale, SKIP, N, WIDTH, OUT_STRIDE, STRIDE,
-        ROWS,
-    )  # fmt: skip
+    """A layer of N columns, and zeros up to WIDTH; with SKIP places come in, all is scaled, and heads have biases."""
+    first_row, first_column = _tile(ROWS, COLUMNS)
+    row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
+    if SKIP:
+        sums = _by_place(points, by_place, row, column, n_rows, N, STRIDE)
+    else:
+        sums = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    for k in range(0, K, BK):
+        sums = tl.dot(rows_in.load([first_row, k]), weight.load([first_column, k]).T, sums)
+    if SKIP:
+        sums = sums * scale + _head_bias(bias, row, column, n_rows, per_head, N, ROWS)
+    else:
+        sums += tl.load(bias + column, mask=column < N, other=0.0)[None, :]
+    a = softplus(sums)
+    if N < WIDTH:
+        a = tl.where((column < N)[None, :], a, 0.0)
+    out.store([first_row, first_column], a.to(tl.float16))
 
 
 @triton.jit
@@ -315,35 +231,97 @@ def leave_kernel(
 
 
 @triton.jit
+def maxima_kernel(values, maxima, n, BLOCK: tl.constexpr):
+    """The largest length of N_MAXIMA parts."""
+    most = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(tl.program_id(0) * BLOCK, n, N_MAXIMA * BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        most = tl.maximum(most, tl.abs(tl.load(values + at, mask=at < n, other=0.0)))
+    tl.store(maxima + tl.program_id(0), tl.max(most))
+
+
+@triton.jit
+def _store_slope(
+    z,
+    total,
+    a,
+    sums,
+    first_row,
+    first_column,
+    n_rows,
+    per_head,
+    n_slots,
+    BY_HEADS: tl.constexpr,
+    N: tl.constexpr,
+    SUM_STRIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Store slopes before a softplus, given those behind it, and their sums; zero where activations are."""
+    total = total * (1.0 - decay(a))
+    z.store([first_row, first_column], total.to(tl.float16))
+    row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
+    _store_sums(sums, total, row, column, n_rows, per_head, n_slots, BY_HEADS, N, SUM_STRIDE, ROWS)
+    return total
+
+
+@triton.jit
+def _store_moments(moments, factors, value, column, COUNT: tl.constexpr, N: tl.constexpr, STRIDE: tl.constexpr):
+    """Store a tile's sums over rows of a value times each of the first COUNT of 16 factors, in half precision."""
+    k = tl.arange(0, 16)[:, None]
+    sums = tl.dot(tl.trans(factors.to(tl.float16)), value)
+    at = moments + tl.program_id(1) * STRIDE + k * N + column[None, :]
+    tl.store(at, sums, mask=(k < COUNT) & (column < N)[None, :])
+
+
+@triton.jit
 def return_kernel(
     by_out,
+    maxima,
     largest,
     weight,
     a,
     z,
-    wide,
+    moments,
     sums,
     n_rows,
     per_head,
     n_slots,
+    BY_HEADS: tl.constexpr,
     N_OUT: tl.constexpr,
     N: tl.constexpr,
+    SUM_STRIDE: tl.constexpr,
+    MOMENT_STRIDE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """From the slopes by the few outputs, divided by the largest and put in rows of 16, to those before a softplus."""
-    row, column = _tile(ROWS, COLUMNS)
-    inside = row < n_rows
-    scale = 1.0 / tl.maximum(tl.load(largest), 1e-30)
+    """From the slopes by the few outputs, divided by the largest, to those before a softplus.
+
+    A tile's `moments` are what the last layer's weight and bias receive of its rows.
+    """
+    first_row, first_column = _tile(ROWS, COLUMNS)
+    row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
+    most = tl.maximum(tl.max(tl.load(maxima + tl.arange(0, N_MAXIMA))), 1e-30)
+    if (first_row == 0) & (first_column == 0):
+        tl.store(largest, most)
+    activation = a.load([first_row, first_column])
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for k in tl.static_range(N_OUT):
-        slope = tl.load(by_out + row * N_OUT + k, mask=inside, other=0.0)
+        slope = tl.load(by_out + row * N_OUT + k, mask=row < n_rows, other=0.0) / most
         total += slope[:, None] * tl.load(weight + k * N + column, mask=column < N, other=0.0)[None, :]
+    c = tl.arange(0, 16)
+    slopes = tl.load(
+        by_out + row[:, None] * N_OUT + c[None, :], mask=(row < n_rows)[:, None] & (c < N_OUT)[None, :], other=0.0
+    )
+    slopes = slopes / most
+    _store_moments(moments, slopes, activation, column, N_OUT, N, MOMENT_STRIDE)
     if tl.program_id(0) == 0:
-        c = tl.arange(0, 16)[None, :]
-        slopes = tl.load(by_out + row[:, None] * N_OUT + c, mask=inside[:, None] & (c < N_OUT), other=0.0) * scale
-        tl.store(wide + row[:, None] * 16 + c, slopes.to(tl.float16), mask=inside[:, None])
-    _store_slope(z, total * scale, a, sums, row, column, n_rows, per_head, n_slots, N, N, N, N, ROWS)
+        of_bias = tl.sum(slopes, axis=0)
+        tl.store(moments + tl.program_id(1) * MOMENT_STRIDE + N_OUT * N + c, of_bias, mask=c < N_OUT)
+    _store_slope(
+        z, total, activation, sums, first_row, first_column, n_rows, per_head, n_slots, BY_HEADS, N, SUM_STRIDE, ROWS,
+        COLUMNS,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -352,49 +330,49 @@ def back_kernel(
     weight,
     a,
     z,
+    points,
+    moments,
+    scale,
     sums,
     n_rows,
     per_head,
     n_slots,
-    scale,
-    DESCRIBED: tl.constexpr,
+    BY_HEADS: tl.constexpr,
+    FIRST: tl.constexpr,
     K: tl.constexpr,
     N: tl.constexpr,
-    WIDTH: tl.constexpr,
-    A_STRIDE: tl.constexpr,
     SUM_STRIDE: tl.constexpr,
-    STRIDE: tl.constexpr,
+    MOMENT_STRIDE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """From the slopes before a layer's softplus to those before the layer below, N of WIDTH columns, and their sums."""
-    row, column = _tile(ROWS, COLUMNS)
-    total = _product(by_out, weight, row, column, n_rows, True, DESCRIBED, K, WIDTH, K, STRIDE, ROWS, COLUMNS, BK)
-    _store_slope(
-        z, total * scale, a, sums, row, column, n_rows, per_head, n_slots, N, WIDTH, A_STRIDE, SUM_STRIDE, ROWS
-    )
+    """From the slopes before a layer's softplus to those before the N columns of the layer below, and their sums.
+
+    If that is the FIRST one, a tile's `moments` are what its weight's columns for places receive of the tile's rows.
+    """
+    first_row, first_column = _tile(ROWS, COLUMNS)
+    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    for k in range(0, K, BK):
+        total = tl.dot(by_out.load([first_row, k]), weight.load([k, first_column]), total)
+    total = _store_slope(
+        z, total * scale, a.load([first_row, first_column]), sums, first_row, first_column, n_rows, per_head, n_slots,
+        BY_HEADS, N, SUM_STRIDE, ROWS, COLUMNS,
+    )  # fmt: skip
+    if FIRST:
+        row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
+        c = tl.arange(0, 16)[None, :]
+        place = tl.load(points + 3 * row[:, None] + c, mask=(row < n_rows)[:, None] & (c < 3), other=0.0)
+        _store_moments(moments, place, total.to(tl.float16), column, 3, N, MOMENT_STRIDE)
 
 
 @triton.jit
-def slope_kernel(
-    product,
-    a,
-    z,
-    sums,
-    n_rows,
-    per_head,
-    n_slots,
-    scale,
-    N: tl.constexpr,
-    WIDTH: tl.constexpr,
-    A_STRIDE: tl.constexpr,
-    SUM_STRIDE: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """What `back_kernel` does behind its product, which is given; `z` may be the product's memory."""
-    row, column = _tile(ROWS, COLUMNS)
-    fits = (row < n_rows)[:, None] & (column < WIDTH)[None, :]
-    total = tl.load(product + row[:, None] * WIDTH + column[None, :], mask=fits, other=0.0).to(tl.float32) * scale
-    _store_slope(z, total, a, sums, row, column, n_rows, per_head, n_slots, N, WIDTH, A_STRIDE, SUM_STRIDE, ROWS)
+def sum_kernel(values, out, n_terms, n_columns, TERMS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Sums (n_groups, n_columns) over the second dimension of values (n_groups, n_terms, n_columns)."""
+    group, column = tl.program_id(1), tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    sums = tl.zeros((TERMS, COLUMNS), dtype=tl.float32)
+    for start in range(0, n_terms, TERMS):
+        term = start + tl.arange(0, TERMS)
+        at = values + (group * n_terms + term)[:, None] * n_columns + column[None, :]
+        sums += tl.load(at, mask=(term < n_terms)[:, None] & (column < n_columns)[None, :], other=0.0)
+    tl.store(out + group * n_columns + column, tl.sum(sums, axis=0), mask=column < n_columns)
