@@ -1,9 +1,9 @@
-"""A step of training captured as CUDA graphs: launched by two calls where it took hundreds.
+"""A step of training captured as a CUDA graph: launched by one call where it took hundreds.
 
-One graph holds the loss and its gradients, the other the optimisers; between them processes sum. What a step draws is
-copied to where the graphs read it; meanwhile the next step's is drawn. The first steps of a run are not captured: they
-warm up, and tell how many tiles the kernels of the ensemble need. A graph has room for a quarter more; if a step ever
-needs more than nine tenths of the room, steps are captured anew.
+With several processes there are two, one of the loss and its gradients, one of the optimisers; between them processes
+sum. What a step draws is copied to where the graph reads it; meanwhile the next step's is drawn. The first steps of a
+run are not captured: they warm up, and tell how many tiles the kernels of the ensemble need. A graph has room for a
+quarter more; if a step ever needs more than nine tenths of the room, steps are captured anew.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,8 +47,8 @@ class Parts:
     """What a step does between the graphs' inputs and the changed weights."""
 
     objective: CapturableObjective
-    sum_gradients: Callable[[Mapping[str, Tensor]], None]
-    """Over all processes, in place, those of the weights and those of the codes."""
+    sum_gradients: Callable[[Mapping[str, Tensor]], None] | None
+    """Over all processes, in place, those of the weights and those of the codes; None with a single process."""
     move_weights: Callable[[], None]
 
 
@@ -63,21 +63,18 @@ class CapturedStep:
             objective.room.reserve()
         self._drawn = _mapped(torch.clone, objective.draw(step))
         self._rows = {name: rows.clone() for name, rows in objective.rows(step).items()}
-        self._first, self._second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # What the first steps held would stay beside what the graphs hold.
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        # Other threads (those that watch messages between processes) may ask the device meanwhile.
-        with torch.cuda.graph(self._first, capture_error_mode="thread_local"):
-            codes = {name: objective.codebooks[name].lookup(rows) for name, rows in self._rows.items()}
-            self._terms = objective.loss_of(self._drawn, codes)
-            self._terms["total"].backward()
-        self._terms = {name: value.detach() for name, value in self._terms.items()}
-        self._slopes = {name: code.grad for name, code in codes.items() if code.grad is not None}
-        with torch.cuda.graph(self._second, pool=self._first.pool(), capture_error_mode="thread_local"):
-            parts.move_weights()
-            for name, slope in self._slopes.items():
-                objective.codebooks[name].move(self._rows[name], slope)
+        self._first, self._second = torch.cuda.CUDAGraph(), None
+        with _capture(self._first):
+            self._evaluate()
+            if parts.sum_gradients is None:
+                self._move()
+        if parts.sum_gradients is not None:
+            self._second = torch.cuda.CUDAGraph()
+            with _capture(self._second, self._first.pool()):
+                self._move()
         self._side, self._has_read = torch.cuda.Stream(), torch.cuda.Event()
         self._ahead: tuple[int, list[Tensor]] = (-1, [])
 
@@ -90,13 +87,29 @@ class CapturedStep:
         main.wait_stream(self._side)
         _copy([*_tensors(self._drawn), *self._rows.values()], self._ahead[1])
         self._has_read.record(main)
-        self._first.replay()
-        self._draw_ahead(step + 1)
-        self._parts.sum_gradients(self._slopes)
         for name in self._slopes:
             objective.codebooks[name].advance(code_rate)
-        self._second.replay()
+        self._first.replay()
+        self._draw_ahead(step + 1)
+        if self._second is not None and self._parts.sum_gradients is not None:
+            self._parts.sum_gradients(self._slopes)
+            self._second.replay()
         return self._terms
+
+    def _evaluate(self) -> None:
+        """Find the loss and its gradients."""
+        objective = self._parts.objective
+        codes = {name: objective.codebooks[name].lookup(rows) for name, rows in self._rows.items()}
+        terms = objective.loss_of(self._drawn, codes)
+        terms["total"].backward()
+        self._terms = {name: value.detach() for name, value in terms.items()}
+        self._slopes = {name: code.grad for name, code in codes.items() if code.grad is not None}
+
+    def _move(self) -> None:
+        """Move weights and codes."""
+        self._parts.move_weights()
+        for name, slope in self._slopes.items():
+            self._parts.objective.codebooks[name].move(self._rows[name], slope)
 
     def _draw_ahead(self, step: int) -> None:
         """Draw for a step beside what is under way, into memory that the step before has read by then."""
@@ -118,6 +131,11 @@ class CapturedStep:
                 "`captured` to false."
             )
         return most > _FULL * room.max_tiles
+
+
+def _capture(graph: torch.cuda.CUDAGraph, pool: Any = None) -> torch.cuda.graph:
+    # Other threads (those that watch messages between processes) may ask the device meanwhile.
+    return torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
 
 
 def _copy(into: list[Tensor], values: list[Tensor]) -> None:

@@ -22,7 +22,7 @@ from nphm_core.errors import TrainingError
 from nphm_core.records import digest_of
 from nphm_core.training.captured import N_WARM, CapturableObjective, CapturedStep, Parts
 from nphm_core.training.journal import Clock, Entry, Hook
-from nphm_core.training.optimisers import Codebook, adamw, rate_at, set_rate
+from nphm_core.training.optimisers import Codebook, adamw, move_weights, rate_at, set_rate
 from nphm_core.training.processes import Processes
 from nphm_core.training.state import StateFolder, load_optimiser, optimiser_tensors
 
@@ -153,7 +153,8 @@ class Trainer:
         if self._captures() and self._n_warm >= N_WARM:
             if self._captured is None:
                 assert isinstance(self.objective, CapturableObjective)
-                parts = Parts(self.objective, self._sum_gradients, self._move_weights)
+                sums = self._sum_gradients if self.processes.count > 1 else None
+                parts = Parts(self.objective, sums, self._move_weights)
                 self._captured = CapturedStep(parts, step)
             return self._captured(step, self._rate("code_learning_rate", step))
         self._n_warm += 1
@@ -185,8 +186,7 @@ class Trainer:
         self.processes.sum_([*(p.grad for p in self._parameters if p.grad is not None), *slopes.values()])
 
     def _move_weights(self) -> None:
-        nn.utils.clip_grad_norm_(self._parameters, self.plan.optimiser.clip_norm)
-        self._adamw.step()
+        move_weights(self._adamw, self.plan.optimiser.clip_norm)
 
     def validation_step(self, step: int) -> dict[str, Tensor]:
         """Change the codes of held-out subjects once; the weights stay as they are."""

@@ -7,7 +7,8 @@ three plain tensors. Gradients of weights and of codes are clipped by their norm
 waits for the device.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +35,28 @@ def adamw(parameters: Iterable[nn.Parameter], settings: OptimiserConfig) -> torc
         return torch.optim.AdamW(chosen, lr=rate, weight_decay=decay)
     on_device = torch.tensor(rate, device=chosen[0].device)
     return torch.optim.AdamW(chosen, lr=on_device, weight_decay=decay, fused=True, capturable=True)
+
+
+def move_weights(optimiser: torch.optim.AdamW, max_norm: float) -> None:
+    """Clip the gradients by the norm of all together, which may change them, and do a step of `adamw`."""
+    (group,) = optimiser.param_groups
+    weights = [weight for weight in group["params"] if weight.grad is not None]
+    # The first step makes the moments.
+    if isinstance(group["lr"], Tensor) and all(_suits_kernel(weight, optimiser.state) for weight in weights):
+        from nphm_core.training.step_kernels import move_weights
+
+        state = [[optimiser.state[w][name] for w in weights] for name in ("step", "exp_avg", "exp_avg_sq")]
+        move_weights(
+            weights, [weight.grad for weight in weights], state, group["lr"],
+            max_norm=max_norm, epsilon=_CLIP_EPSILON, decay=group["weight_decay"],
+        )  # fmt: skip
+        return
+    nn.utils.clip_grad_norm_(weights, max_norm)
+    optimiser.step()
+
+
+def _suits_kernel(weight: nn.Parameter, state: Mapping[Tensor, Any]) -> bool:
+    return bool(state.get(weight)) and has_kernels(weight) and weight.is_contiguous() and weight.grad.is_contiguous()
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

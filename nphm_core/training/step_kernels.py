@@ -1,10 +1,14 @@
 """What a training step does beside its network, on a GPU by one kernel where PyTorch's operations take dozens.
 
 Each has a slow twin of plain operations, from which it differs by rounding: `PairSamples.draw`, `expression_terms`,
-`Codebook.lookup` and `Codebook.move`. On small tensors a launch costs more than the work.
+`Codebook.lookup` and `Codebook.move`, and PyTorch's clipping and AdamW. On small tensors a launch costs more than the
+work.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import triton
@@ -17,7 +21,8 @@ from nphm_core.training.optimisers import BETA1, BETA2, EPSILON
 
 _NORMAL_STEPS, _TRUST_STEPS = tl.constexpr(NORMAL_STEPS), tl.constexpr(TRUST_STEPS)
 _MIN_LENGTH = tl.constexpr(1e-12)
-_BLOCK, _PAIRS = 256, 64
+_BLOCK, _POINTS, _PAIRS, _WEIGHTS = 256, 1024, 64, 1024
+_LOG_BETA1, _LOG_BETA2 = tl.constexpr(math.log2(BETA1)), tl.constexpr(math.log2(BETA2))
 _BETA1, _BETA2, _EPSILON = tl.constexpr(BETA1), tl.constexpr(BETA2), tl.constexpr(EPSILON)
 
 
@@ -236,7 +241,7 @@ class PointTerms(torch.autograd.Function):
         terms, totals = values.new_empty(4, n_scans), values.new_empty(n_scans)
         sizes = (n_scans, n_pairs, values.shape[1], codes.shape[1])
         ctx.numbers = (*sizes, weights.pairs, weights.codes, weights.zero)
-        terms_kernel[(n_scans,)](*given, terms, totals, *ctx.numbers, N_OUT=values.shape[2], BLOCK=_BLOCK)
+        terms_kernel[(n_scans,)](*given, terms, totals, *ctx.numbers, N_OUT=values.shape[2], BLOCK=_POINTS, num_warps=8)
         ctx.save_for_backward(*given, totals)
         return terms.sum(dim=1)
 
@@ -280,6 +285,90 @@ def move_kernel(codes, first, second, rows, gradient, norm, size, n_code, max_no
     tl.store(first + at, one, mask=fits & used)
     tl.store(second + at, two, mask=fits & used)
     tl.store(codes + at, moved, mask=fits & used)
+
+
+@triton.jit
+def norms_kernel(gradients, steps, partials, STARTS: tl.constexpr, SIZES: tl.constexpr, BLOCK: tl.constexpr):
+    """Sum the squares of a block of one of several tensors, and count each tensor's steps.
+
+    STARTS are the tensors' first programs, and how many there are in all.
+    """
+    program, k = tl.program_id(0), tl.arange(0, BLOCK)
+    for i in tl.static_range(len(SIZES)):
+        if (program >= STARTS[i]) & (program < STARTS[i + 1]):
+            at = (program - STARTS[i]) * BLOCK + k
+            slope = tl.load(gradients[i] + at, mask=at < SIZES[i], other=0.0)
+            tl.store(partials + program, tl.sum(slope * slope))
+            if program == STARTS[i]:
+                tl.store(steps[i], tl.load(steps[i]) + 1.0)
+
+
+@triton.jit
+def adamw_kernel(
+    gradients,
+    weights,
+    first,
+    second,
+    steps,
+    partials,
+    rate,
+    max_norm,
+    epsilon,
+    decay,
+    STARTS: tl.constexpr,
+    SIZES: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Move a block of one of several tensors, and its moments, along a gradient that is clipped by the norm of all."""
+    program, k = tl.program_id(0), tl.arange(0, BLOCK)
+    squares = tl.zeros((PARTS,), dtype=tl.float32)
+    for start in range(0, STARTS[len(SIZES)], PARTS):
+        part = start + tl.arange(0, PARTS)
+        squares += tl.load(partials + part, mask=part < STARTS[len(SIZES)], other=0.0)
+    clip = tl.minimum(max_norm / (tl.sqrt(tl.sum(squares)) + epsilon), 1.0)
+    size = tl.load(rate)
+    for i in tl.static_range(len(SIZES)):
+        if (program >= STARTS[i]) & (program < STARTS[i + 1]):
+            at = (program - STARTS[i]) * BLOCK + k
+            fits, step = at < SIZES[i], tl.load(steps[i])
+            slope = clip * tl.load(gradients[i] + at, mask=fits, other=0.0)
+            one, two = tl.load(first[i] + at, mask=fits, other=0.0), tl.load(second[i] + at, mask=fits, other=0.0)
+            one, two = one + (1.0 - _BETA1) * (slope - one), two + (1.0 - _BETA2) * (slope * slope - two)
+            # What the moments lack of their means, as they began at zero.
+            lack_one, lack_two = 1.0 - tl.exp2(step * _LOG_BETA1), 1.0 - tl.exp2(step * _LOG_BETA2)
+            weight = (1.0 - size * decay) * tl.load(weights[i] + at, mask=fits, other=0.0)
+            weight -= (size / lack_one) * one / (tl.sqrt(two) / tl.sqrt(lack_two) + _EPSILON)
+            tl.store(first[i] + at, one, mask=fits)
+            tl.store(second[i] + at, two, mask=fits)
+            tl.store(weights[i] + at, weight, mask=fits)
+
+
+def move_weights(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    state: Sequence[Sequence[Tensor]],
+    rate: Float[Tensor, ""],
+    *,
+    max_norm: float,
+    epsilon: float,
+    decay: float,
+) -> None:
+    """Do a step of AdamW on all weights in place; the gradients stay, and are clipped by the norm of all together.
+
+    `state` are PyTorch's: numbers of steps, first and second moments of each weight. Its own step is one block of
+    threads for 65,536 numbers, which leaves most of a GPU without work, and clipping takes a dozen launches before it.
+    """
+    sizes = tuple(weight.numel() for weight in weights)
+    starts = (0, *accumulate(triton.cdiv(size, _WEIGHTS) for size in sizes))
+    partials = weights[0].new_empty(starts[-1])
+    constants = {"STARTS": starts, "SIZES": sizes, "BLOCK": _WEIGHTS}
+    steps, first, second = map(tuple, state)
+    norms_kernel[(starts[-1],)](tuple(gradients), steps, partials, **constants)
+    adamw_kernel[(starts[-1],)](
+        tuple(gradients), tuple(weights), first, second, steps, partials, rate, max_norm, epsilon, decay,
+        PARTS=1024, **constants,
+    )  # fmt: skip
 
 
 def look_up(

@@ -103,3 +103,26 @@ def test_codes_are_cut_and_moved_as_by_plain_operations(monkeypatch):
     plain, fast = both(monkeypatch, optimisers, "has_kernels", call)
     for mine, wanted in zip(fast, plain, strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm", [1e-2, 1e3])
+def test_weights_move_as_by_pytorch(monkeypatch, clip_norm):
+    settings = OptimiserConfig(learning_rate=1e-2, weight_decay=0.1)
+    # A block and a part of one; a part; a single number; one that never has a gradient.
+    shapes = [(40, 30), (7,), (), (5,)]
+
+    def moved():
+        generator = torch.Generator().manual_seed(4)
+        weights = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(DEVICE)) for shape in shapes]
+        optimiser = optimisers.adamw(weights, settings)
+        # On a GPU it is one already.
+        optimiser.param_groups[0]["lr"] = torch.tensor(settings.learning_rate, device=DEVICE)
+        for _ in range(4):
+            for weight in weights[:-1]:
+                weight.grad = torch.randn(weight.shape, generator=generator).to(DEVICE)
+            optimisers.move_weights(optimiser, clip_norm)
+        return [*weights, *(value for weight in weights[:-1] for value in optimiser.state[weight].values())]
+
+    plain, fast = both(monkeypatch, optimisers, "has_kernels", moved)
+    for mine, wanted in zip(fast, plain, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-7)
