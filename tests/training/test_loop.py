@@ -21,6 +21,14 @@ from tests.training import toy
 STAGES = ("identity", "expression", "joint")
 
 
+def on_a_gpu(test):
+    """Mark a test that trains on a GPU, where PyTorch compiles what the kernels do not do."""
+    # Of PyTorch's compiler: one of what it imports, one of what it reads while it follows the type checks.
+    for message in ("`torch.jit.script_method` is deprecated:DeprecationWarning", "The .grad attribute:UserWarning"):
+        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")(test))
+
+
 class Recorder:
     """A hook that remembers, and may stop the run as a kill would."""
 
@@ -135,8 +143,7 @@ def test_the_precision_of_products_is_set_for_the_training_only(name):
     assert torch.get_float32_matmul_precision() == before
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@on_a_gpu
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_gpu_trains_and_resumes_within_float_noise(stage, tmp_path):
     device = torch.device("cuda")
@@ -149,8 +156,7 @@ def test_a_gpu_trains_and_resumes_within_float_noise(stage, tmp_path):
     assert resumed.entries[-1].terms["total"] == pytest.approx(whole.entries[-1].terms["total"], rel=0.02)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@on_a_gpu
 def test_captured_steps_draw_and_move_what_others_do():
     losses = []
     for captured in (True, False):
@@ -161,8 +167,7 @@ def test_captured_steps_draw_and_move_what_others_do():
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@on_a_gpu
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_less_precise_products_give_the_same_loss(precision):
     losses = []
