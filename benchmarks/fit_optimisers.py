@@ -162,6 +162,8 @@ def main() -> int:
         if options.warm:
             run()
         watch = run()
+        # Said at once: the next one may take minutes, and be stopped.
+        print("{}: energy {:.1f} after {:.2f} s".format(name, *reversed(watch.lines[-1])), file=sys.stderr, flush=True)
         for seconds, value in watch.lines[:: max(1, len(watch.lines) // 8)] + watch.lines[-1:]:
             rows.append((name, f"{seconds:.2f}", f"{value:.1f}", f"{1000 * watch.lines[-1][0] / n_steps:.1f}"))
     print_table(("optimiser", "seconds", "mean energy", "ms a step"), rows)
