@@ -9,7 +9,6 @@ fit is of 5,000 points of a surface that the model itself makes, from the defaul
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,7 @@ def fit(head: NeuralHead) -> None:
     from benchmarks.fit_optimisers import observed
     from nphm_core.fitting.fit import fit_heads
 
-    scan = observed(head, 1, 5000, np.random.default_rng(0))[0][0].observation
-    observation = replace(scan, points=MM_PER_CANONICAL_UNIT * scan.points, mm_per_unit=1.0)
+    observation = observed(head, 1, 5000, np.random.default_rng(0))[0][0].observation
     settings, generator = FitConfig(n_points=5000), torch.Generator().manual_seed(0)
     found, cpu_s, wall_s = _timed(lambda: fit_heads(head, [(observation,)], settings, generator=generator)[0])
     print(f"fit of 5000 points: {cpu_s:.1f} CPU s, {wall_s:.1f} s, {len(found.energies)} steps, median residual "

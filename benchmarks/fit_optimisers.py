@@ -29,7 +29,7 @@ from nphm_core.fitting.fit import fit_heads
 from nphm_core.fitting.observations import Observation
 from nphm_core.fitting.variables import Bases, Basis, Clouds, Variables, rotation_matrices
 from nphm_core.models.neural_head import NeuralHead, build_head
-from nphm_core.spaces import MM_PER_CANONICAL_UNIT, Similarity
+from nphm_core.spaces import Similarity
 
 SPREAD_MM = 0.5
 ROBUST_MM = 4.0
@@ -122,14 +122,8 @@ def run_adam(energy: HeadEnergy, start: Variables, kernel: Kernel, n_steps: int,
 def fitted(
     head: NeuralHead, scans: list[tuple[Prepared, ...]], settings: FitConfig, clouds: Clouds
 ) -> tuple[Variables, float]:
-    """Fit as `pipelines.fit` does, from points in millimetres; give the seconds too."""
-    problems = [
-        tuple(
-            replace(one.observation, points=MM_PER_CANONICAL_UNIT * one.observation.points, mm_per_unit=1.0)
-            for one in own
-        )
-        for own in scans
-    ]
+    """Fit as `pipelines.fit` does; give the seconds too."""
+    problems = [tuple(one.observation for one in own) for own in scans]
     generator = torch.Generator(clouds.points.device).manual_seed(0)
     started = time.perf_counter()
     results = fit_heads(head, problems, settings, generator=generator)
@@ -140,7 +134,7 @@ def fitted(
         [code for result in results for code in result.expression_codes],
         [pose.rotation for pose in poses],
         [pose.translation for pose in poses],
-        [np.log(MM_PER_CANONICAL_UNIT * pose.scale) for pose in poses],
+        [np.log(pose.scale) for pose in poses],
     )
     return Variables(*(torch.as_tensor(np.stack(v)).to(clouds.points) for v in values)), seconds
 

@@ -245,8 +245,7 @@ def fits(bench: Bench) -> None:
     else:
         from benchmarks.fit_optimisers import observed
 
-        scan = observed(head, 1, 5000, np.random.default_rng(0))[0][0].observation
-        observation = replace(scan, points=MM_PER_CANONICAL_UNIT * scan.points, mm_per_unit=1.0)
+        observation = observed(head, 1, 5000, np.random.default_rng(0))[0][0].observation
     # A fit takes plain operations, whatever the settings say.
     for column, precision in (("plain tf32", "tf32"), ("plain fp32", "float32")):
         for _ in range(2):

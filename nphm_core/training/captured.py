@@ -66,13 +66,12 @@ class CapturedStep:
         # What the first steps held would stay beside what the graphs hold.
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        self._first, self._second = torch.cuda.CUDAGraph(), None
+        self._first, self._second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with _capture(self._first):
             self._evaluate()
             if parts.sum_gradients is None:
                 self._move()
         if parts.sum_gradients is not None:
-            self._second = torch.cuda.CUDAGraph()
             with _capture(self._second, self._first.pool()):
                 self._move()
         self._side, self._has_read = torch.cuda.Stream(), torch.cuda.Event()
@@ -91,7 +90,7 @@ class CapturedStep:
             objective.codebooks[name].advance(code_rate)
         self._first.replay()
         self._draw_ahead(step + 1)
-        if self._second is not None and self._parts.sum_gradients is not None:
+        if self._parts.sum_gradients is not None:
             self._parts.sum_gradients(self._slopes)
             self._second.replay()
         return self._terms

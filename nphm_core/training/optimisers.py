@@ -43,10 +43,10 @@ def move_weights(optimiser: torch.optim.AdamW, max_norm: float) -> None:
     weights = [weight for weight in group["params"] if weight.grad is not None]
     # The first step makes the moments.
     if isinstance(group["lr"], Tensor) and all(_suits_kernel(weight, optimiser.state) for weight in weights):
-        from nphm_core.training.step_kernels import move_weights
+        from nphm_core.training.step_kernels import step_adamw
 
         state = [[optimiser.state[w][name] for w in weights] for name in ("step", "exp_avg", "exp_avg_sq")]
-        move_weights(
+        step_adamw(
             weights, [weight.grad for weight in weights], state, group["lr"],
             max_norm=max_norm, epsilon=_CLIP_EPSILON, decay=group["weight_decay"],
         )  # fmt: skip

@@ -270,6 +270,12 @@ def lookup_kernel(table, rows, out, n_code, limit, epsilon, BLOCK: tl.constexpr)
 
 
 @triton.jit
+def _moments(one, two, slope):
+    """Give Adam's two moments after a slope."""
+    return one + (1.0 - _BETA1) * (slope - one), two + (1.0 - _BETA2) * (slope * slope - two)
+
+
+@triton.jit
 def move_kernel(codes, first, second, rows, gradient, norm, size, n_code, max_norm, epsilon, BLOCK: tl.constexpr):
     """Clip a row's gradient in place, and move the row and its moments, unless the gradient is zero throughout."""
     row, k = tl.load(rows + tl.program_id(0)), tl.arange(0, BLOCK)
@@ -280,7 +286,7 @@ def move_kernel(codes, first, second, rows, gradient, norm, size, n_code, max_no
     slope = slope * tl.minimum(max_norm / (tl.load(norm) + epsilon), 1.0)
     tl.store(own, slope, mask=fits)
     one, two = tl.load(first + at, mask=fits, other=0.0), tl.load(second + at, mask=fits, other=0.0)
-    one, two = one + (1.0 - _BETA1) * (slope - one), two + (1.0 - _BETA2) * (slope * slope - two)
+    one, two = _moments(one, two, slope)
     moved = tl.load(codes + at, mask=fits, other=0.0) + tl.load(size) * one / (tl.sqrt(two) + _EPSILON)
     tl.store(first + at, one, mask=fits & used)
     tl.store(second + at, two, mask=fits & used)
@@ -334,7 +340,7 @@ def adamw_kernel(
             fits, step = at < SIZES[i], tl.load(steps[i])
             slope = clip * tl.load(gradients[i] + at, mask=fits, other=0.0)
             one, two = tl.load(first[i] + at, mask=fits, other=0.0), tl.load(second[i] + at, mask=fits, other=0.0)
-            one, two = one + (1.0 - _BETA1) * (slope - one), two + (1.0 - _BETA2) * (slope * slope - two)
+            one, two = _moments(one, two, slope)
             # What the moments lack of their means, as they began at zero.
             lack_one, lack_two = 1.0 - tl.exp2(step * _LOG_BETA1), 1.0 - tl.exp2(step * _LOG_BETA2)
             weight = (1.0 - size * decay) * tl.load(weights[i] + at, mask=fits, other=0.0)
@@ -344,7 +350,7 @@ def adamw_kernel(
             tl.store(weights[i] + at, weight, mask=fits)
 
 
-def move_weights(
+def step_adamw(
     weights: Sequence[Tensor],
     gradients: Sequence[Tensor],
     state: Sequence[Sequence[Tensor]],

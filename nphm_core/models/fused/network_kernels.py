@@ -19,17 +19,26 @@ N_MAXIMA = tl.constexpr(128)
 
 
 @triton.jit
-def _place(points, row, n_rows):
-    inside = row < n_rows
-    x = tl.load(points + 3 * row, mask=inside, other=0.0)[:, None]
-    y = tl.load(points + 3 * row + 1, mask=inside, other=0.0)[:, None]
-    return x, y, tl.load(points + 3 * row + 2, mask=inside, other=0.0)[:, None]
+def _tile(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Give a program's first row and column, then all of them."""
+    first_row, first_column = tl.program_id(1) * ROWS, tl.program_id(0) * COLUMNS
+    return first_row, first_column, first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
+
+
+@triton.jit
+def _places(points, row, n_rows, WIDTH: tl.constexpr):
+    """Load places, and zero up to WIDTH columns."""
+    c = tl.arange(0, WIDTH)[None, :]
+    return tl.load(points + 3 * row[:, None] + c, mask=(row < n_rows)[:, None] & (c < 3), other=0.0)
 
 
 @triton.jit
 def _by_place(points, weight, row, column, n_rows, N: tl.constexpr, STRIDE: tl.constexpr):
     """Multiply places with three columns of a weight, with all their bits."""
-    x, y, z = _place(points, row, n_rows)
+    inside = row < n_rows
+    x = tl.load(points + 3 * row, mask=inside, other=0.0)[:, None]
+    y = tl.load(points + 3 * row + 1, mask=inside, other=0.0)[:, None]
+    z = tl.load(points + 3 * row + 2, mask=inside, other=0.0)[:, None]
     at = weight + column * STRIDE
     wx = tl.load(at, mask=column < N, other=0.0)[None, :]
     wy = tl.load(at + 1, mask=column < N, other=0.0)[None, :]
@@ -73,12 +82,6 @@ def _store_sums(
             tl.store(sums + (head + 1) * n_slots * STRIDE + column, other, mask=column < N)
     else:
         tl.store(sums + tile * STRIDE + column, tl.sum(value, axis=0), mask=column < N)
-
-
-@triton.jit
-def _tile(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Give a program's first row and column."""
-    return tl.program_id(1) * ROWS, tl.program_id(0) * COLUMNS
 
 
 @triton.jit
@@ -154,15 +157,14 @@ def enter_kernel(
     COLUMNS: tl.constexpr,
 ):
     """First layer; `places` are the columns of the skip connection's input, rows of WIDE, that it puts places into."""
-    first_row, first_column = _tile(ROWS, COLUMNS)
-    row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
+    first_row, first_column, row, column = _tile(ROWS, COLUMNS)
     pre = _by_place(points, weight, row, column, n_rows, N, STRIDE)
     pre += _head_bias(codes, row, column, n_rows, per_head, N, ROWS)
     out.store([first_row, first_column], softplus(pre).to(tl.float16))
     if tl.program_id(0) == 0:
-        c = tl.arange(0, PLACE_COLUMNS)[None, :]
-        place = tl.load(points + 3 * row[:, None] + c, mask=(row < n_rows)[:, None] & (c < 3), other=0.0)
-        tl.store(places + row[:, None] * WIDE + c, place.to(tl.float16), mask=(row < n_rows)[:, None])
+        at = places + row[:, None] * WIDE + tl.arange(0, PLACE_COLUMNS)[None, :]
+        place = _places(points, row, n_rows, PLACE_COLUMNS)
+        tl.store(at, place.to(tl.float16), mask=(row < n_rows)[:, None])
 
 
 @triton.jit
@@ -186,8 +188,7 @@ def linear_kernel(
     BK: tl.constexpr,
 ):
     """A layer of N columns, and zeros up to WIDTH; with SKIP places come in, all is scaled, and heads have biases."""
-    first_row, first_column = _tile(ROWS, COLUMNS)
-    row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
+    first_row, first_column, row, column = _tile(ROWS, COLUMNS)
     if SKIP:
         sums = _by_place(points, by_place, row, column, n_rows, N, STRIDE)
     else:
@@ -246,8 +247,6 @@ def _store_slope(
     total,
     a,
     sums,
-    first_row,
-    first_column,
     n_rows,
     per_head,
     n_slots,
@@ -258,9 +257,9 @@ def _store_slope(
     COLUMNS: tl.constexpr,
 ):
     """Store slopes before a softplus, given those behind it, and their sums; zero where activations are."""
+    first_row, first_column, row, column = _tile(ROWS, COLUMNS)
     total = total * (1.0 - decay(a))
     z.store([first_row, first_column], total.to(tl.float16))
-    row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
     _store_sums(sums, total, row, column, n_rows, per_head, n_slots, BY_HEADS, N, SUM_STRIDE, ROWS)
     return total
 
@@ -299,8 +298,7 @@ def return_kernel(
 
     A tile's `moments` are what the last layer's weight and bias receive of its rows.
     """
-    first_row, first_column = _tile(ROWS, COLUMNS)
-    row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
+    first_row, first_column, row, column = _tile(ROWS, COLUMNS)
     most = tl.maximum(tl.max(tl.load(maxima + tl.arange(0, N_MAXIMA))), 1e-30)
     if (first_row == 0) & (first_column == 0):
         tl.store(largest, most)
@@ -318,10 +316,7 @@ def return_kernel(
     if tl.program_id(0) == 0:
         of_bias = tl.sum(slopes, axis=0)
         tl.store(moments + tl.program_id(1) * MOMENT_STRIDE + N_OUT * N + c, of_bias, mask=c < N_OUT)
-    _store_slope(
-        z, total, activation, sums, first_row, first_column, n_rows, per_head, n_slots, BY_HEADS, N, SUM_STRIDE, ROWS,
-        COLUMNS,
-    )  # fmt: skip
+    _store_slope(z, total, activation, sums, n_rows, per_head, n_slots, BY_HEADS, N, SUM_STRIDE, ROWS, COLUMNS)
 
 
 @triton.jit
@@ -351,19 +346,16 @@ def back_kernel(
 
     If that is the FIRST one, a tile's `moments` are what its weight's columns for places receive of the tile's rows.
     """
-    first_row, first_column = _tile(ROWS, COLUMNS)
+    first_row, first_column, row, column = _tile(ROWS, COLUMNS)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for k in range(0, K, BK):
         total = tl.dot(by_out.load([first_row, k]), weight.load([k, first_column]), total)
     total = _store_slope(
-        z, total * scale, a.load([first_row, first_column]), sums, first_row, first_column, n_rows, per_head, n_slots,
-        BY_HEADS, N, SUM_STRIDE, ROWS, COLUMNS,
+        z, total * scale, a.load([first_row, first_column]), sums, n_rows, per_head, n_slots, BY_HEADS, N, SUM_STRIDE,
+        ROWS, COLUMNS,
     )  # fmt: skip
     if FIRST:
-        row, column = first_row + tl.arange(0, ROWS), first_column + tl.arange(0, COLUMNS)
-        c = tl.arange(0, 16)[None, :]
-        place = tl.load(points + 3 * row[:, None] + c, mask=(row < n_rows)[:, None] & (c < 3), other=0.0)
-        _store_moments(moments, place, total.to(tl.float16), column, 3, N, MOMENT_STRIDE)
+        _store_moments(moments, _places(points, row, n_rows, 16), total.to(tl.float16), column, 3, N, MOMENT_STRIDE)
 
 
 @triton.jit
